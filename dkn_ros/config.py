@@ -1,0 +1,165 @@
+"""The only defaults of the package.
+
+Every setting stands here once, as a field of a frozen dataclass with its description, range and whether it may change
+while the node runs.  ROS parameters (`ros/parameters.py`), YAML presets (`config/*.yaml`) and command-line flags
+(`cli.py`) are made from these fields and state no default of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_type_hints
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one field besides its type and default."""
+
+    description: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[Any, ...] | None = None
+    live: bool = False
+    """True where the value may change while the node runs."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ValueError unless `value` is allowed."""
+        if self.choices is not None and value not in self.choices:
+            wanted = ", ".join(repr(c) for c in self.choices)
+            raise ValueError(f"{name} is {value!r}; wanted: one of {wanted}")
+        if self.minimum is not None and not value >= self.minimum:
+            raise ValueError(f"{name} is {value!r}; wanted: at least {self.minimum}")
+        if self.maximum is not None and not value <= self.maximum:
+            raise ValueError(f"{name} is {value!r}; wanted: at most {self.maximum}")
+
+
+def setting(
+    default: Any,
+    description: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+    live: bool = False,
+) -> Any:
+    """A dataclass field with a default and its `Setting`."""
+    metadata = {"setting": Setting(description, minimum, maximum, choices, live)}
+    if isinstance(default, dict):  # dataclasses want a fresh one for every instance
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def settings_of(cls: type) -> dict[str, tuple[type, Any, Setting]]:
+    """name -> (type, default, Setting) of every field of a settings dataclass, in order."""
+    types = get_type_hints(cls)
+    found = {}
+    for f in dataclasses.fields(cls):
+        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        found[f.name] = (types[f.name], default, f.metadata["setting"])
+    return found
+
+
+Config = TypeVar("Config", bound="Settings")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of the settings dataclasses: checks every field's type and range when it is made."""
+
+    def __post_init__(self) -> None:
+        for name, (kind, _, known) in settings_of(type(self)).items():
+            value = getattr(self, name)
+            if kind is float and type(value) is int:
+                object.__setattr__(self, name, float(value))
+            elif type(value) is not kind:
+                raise ValueError(f"{name} is {value!r} ({type(value).__name__}); wanted: {kind.__name__}")
+            known.check(name, value)
+
+    @classmethod
+    def from_mapping(cls: type[Config], values: dict[str, Any]) -> Config:
+        """Build from a mapping; a name that is no setting raises ValueError and lists those that are."""
+        names = settings_of(cls)
+        unknown = sorted(set(values) - set(names))
+        if unknown:
+            raise ValueError(f"unknown setting {', '.join(unknown)}; known: {', '.join(names)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class PipelineConfig(Settings):
+    """Settings of `pipeline.Pipeline`."""
+
+    weights: str = setting("fdkn", "name of a card in weights/cards.yaml, or path of a .safetensors file")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto takes CUDA where there is one")
+    precision: str = setting(
+        "auto",
+        "number type of the feature towers; auto takes bfloat16 where the processor has instructions for it",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    threads: int = setting(0, "CPU threads of the network; 0 takes every core, less one where there are more than two", 0, 256)
+    min_depth: float = setting(0.0, "nearer input depth (metres) is invalid; 0 is always invalid", 0.0, 1000.0, live=True)
+    max_depth: float = setting(0.0, "farther input depth (metres) is invalid; 0: no limit", 0.0, 1000.0, live=True)
+    fill_distance: float = setting(
+        32.0, "how far from valid input depth holes are filled, in pixels of the colour image", 0.0, 10000.0, live=True
+    )
+
+
+@dataclass(frozen=True)
+class NodeConfig(Settings):
+    """Settings of `dkn_node` besides those of its pipeline."""
+
+    slop: float = setting(
+        0.0, "largest stamp difference of a pair in seconds; 0: just below half the measured period", 0.0, 10.0, live=True
+    )
+    queue_size: int = setting(10, "images of each topic that wait for their partner", 1, 1000)
+    input_reliability: str = setting(
+        "best_effort", "QoS of the image subscriptions", choices=("best_effort", "reliable")
+    )
+    output_reliability: str = setting("reliable", "QoS of depth/upsampled", choices=("best_effort", "reliable"))
+    output_depth: int = setting(1, "queue length (QoS history depth) of depth/upsampled", 1, 100)
+    output_encoding: str = setting(
+        "32FC1", "32FC1: metres, NaN invalid; 16UC1: millimetres, 0 invalid", choices=("32FC1", "16UC1"), live=True
+    )
+    warm_up_width: int = setting(640, "width of the colour image the network is warmed up for at start; 0: none", 0, 16384)
+    warm_up_height: int = setting(480, "height of the colour image the network is warmed up for at start", 0, 16384)
+    warm_up_factor: int = setting(4, "ratio of colour to depth size at that warm-up", 1, 64)
+    idle_seconds: float = setting(2.0, "without a pair for so long, the diagnostics call the node idle", 0.1, 3600.0)
+
+
+@dataclass(frozen=True)
+class CameraConfig(Settings):
+    """Settings of the simulated camera `sim_camera`."""
+
+    source: str = setting("synthetic", "synthetic: moving procedural scenes; or a folder with NAME_rgb.png and NAME_depth.png")
+    width: int = setting(640, "width of the synthetic colour image", 32, 4096)
+    height: int = setting(480, "height of the synthetic colour image", 32, 4096)
+    factor: int = setting(8, "how many times smaller the depth is than the colour, per axis", 1, 16)
+    rate: float = setting(30.0, "frames a second", 0.1, 1000.0)
+    seed: int = setting(0, "seed of the synthetic scene and of the camera model", 0)
+    frames: int = setting(24, "rendered frames of the synthetic scene, played forth and back", 1, 10000)
+    count: int = setting(0, "stop after so many frames; 0: go on until told to stop", 0)
+    encoding: str = setting("16UC1", "depth encoding", choices=("16UC1", "32FC1"))
+    frame_id: str = setting("camera_rgb_optical_frame", "frame of both images")
+    reliability: str = setting("reliable", "QoS of the images", choices=("best_effort", "reliable"))
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Settings):
+    """A training recipe: `dkn train CONFIG` reads it from YAML, the card of the trained weights stores it."""
+
+    name: str = setting("fdkn", "name of the weights")
+    model: str = setting("fdkn", "network class, see models/__init__.py")
+    options: dict = setting({}, "options of the network, see its Options class")  # type: ignore[type-arg]
+    seed: int = setting(0, "seed of initial weights, scenes and crops", 0)
+    scenes: int = setting(800, "procedural scenes that are rendered for training", 1)
+    iterations: int = setting(10000, "optimiser steps", 1)
+    batch: int = setting(4, "crops a step", 1)
+    crop: int = setting(192, "side of a crop in pixels; a multiple of 48 fits every ratio that is drawn", 48)
+    learning_rate: float = setting(1e-3, "of Adam, after the warm-up; falls to a hundredth along a cosine", 0.0)
+    warm_up: int = setting(200, "steps over which the learning rate rises", 0)
+    average: float = setting(0.999, "decay of the running average of the weights, which is what is saved", 0.0, 1.0)
+    misregistration: float = setting(4.0, "largest shift between colour and depth, pixels", 0.0)
+    precision: str = setting("float32", "number type of the convolutions", choices=("float32", "bfloat16"))
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    checkpoint_every: int = setting(500, "steps between checkpoints and validations", 1)
+    licence: str = setting("Apache-2.0", "licence of the trained weights")

@@ -1,0 +1,161 @@
+"""FDKN, the fast deformable kernel network (section 3.3 and Table 2 of arXiv 1910.08373).
+
+Two towers of convolutions, one on the guidance image and one on the target (the depth to be filtered), each work on a
+grid of a quarter of the resolution: stride-4 resampling turns every 4 x 4 block of pixels into 16 channels and loses
+nothing.  Each predicts for every pixel the k x k weights and offsets of a kernel; their products say where to sample
+the target and how to weigh the samples.
+
+    guidance Bx1xHxW ── unshuffle ─ Bx16xH/4xW/4 ── tower ── weights, offsets ─┐
+                                                                               ├ product ─ shuffle ─ average
+    target   Bx1xHxW ── unshuffle ─ Bx16xH/4xW/4 ── tower ── weights, offsets ─┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dkn_ros.sampling import WINDOW, deformable_average
+
+STRIDE = 4
+
+
+@dataclass(frozen=True)
+class FDKNOptions:
+    """What can be chosen of an FDKN; a weight file's card stores them."""
+
+    kernel_size: int = 3
+    """k: 3, 5 or 7 (Table 6)."""
+    residual: bool = True
+    """Kernels of zero mean whose result is added to the target (equation 4), else of unit sum (equation 3)."""
+    guided: bool = True
+    """False: the depth-only form, marked with a dagger in the paper's tables."""
+    n1: int = 128
+    """Channels of the guidance tower's last layers; the layers before have a half and a quarter (Table 7)."""
+    n2: int = 128
+    """Channels of the target tower's last layers, likewise."""
+    rgb: bool = False
+    """Guidance of three colour channels instead of luminance."""
+    validity: bool = False
+    """The target tower also sees which pixels stem from measured depth (1) and which were filled in (0)."""
+    published_grid: bool = False
+    """Sample where the authors' published code samples, see `_published_offset`; for their checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.kernel_size not in (3, 5, 7):
+            raise ValueError(f"kernel_size is {self.kernel_size}; wanted: 3, 5 or 7")
+        for name, channels in (("n1", self.n1), ("n2", self.n2)):
+            if channels < 4 or channels % 4:
+                raise ValueError(f"{name} is {channels}; wanted: a positive multiple of 4")
+
+
+class Tower(nn.Module):
+    """Six 3 x 3 convolutions and the two 1 x 1 heads of one sub-network (Table 2)."""
+
+    def __init__(self, in_channels: int, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        quarter, half = channels // 4, channels // 2
+        subpixels = STRIDE * STRIDE
+        self.conv1 = nn.Conv2d(in_channels * subpixels, quarter, 3, padding=1)
+        self.conv1_bn = nn.BatchNorm2d(quarter)
+        self.conv2 = nn.Conv2d(quarter, quarter, 3, padding=1)
+        self.conv3 = nn.Conv2d(quarter, half, 3, padding=1)
+        self.conv3_bn = nn.BatchNorm2d(half)
+        self.conv4 = nn.Conv2d(half, half, 3, padding=1)
+        self.conv5 = nn.Conv2d(half, channels, 3, padding=1)
+        self.conv5_bn = nn.BatchNorm2d(channels)
+        self.conv6 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_weight = nn.Conv2d(channels, kernel_size**2 * subpixels, 1)
+        self.conv_offset = nn.Conv2d(channels, 2 * kernel_size**2 * subpixels, 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """BxCxHxW, H and W multiples of 4 -> weights Bx16NxH/4xW/4 in 0..1, offsets Bx32NxH/4xW/4 in pixels."""
+        x = F.pixel_unshuffle(image, STRIDE)
+        x = F.relu(self.conv1_bn(self.conv1(x)))
+        x = F.relu(self.conv2(x))
+        x = F.relu(self.conv3_bn(self.conv3(x)))
+        x = F.relu(self.conv4(x))
+        x = F.relu(self.conv5_bn(self.conv5(x)))
+        x = F.relu(self.conv6(x))
+        return torch.sigmoid(self.conv_weight(x)), self.conv_offset(x)
+
+
+class FDKN(nn.Module):
+    """The whole network; `forward` is `average` of `kernels` of the two towers."""
+
+    def __init__(self, options: FDKNOptions | None = None) -> None:
+        super().__init__()
+        self.options = options or FDKNOptions()
+        o = self.options
+        self.guidance = Tower(3 if o.rgb else 1, o.n1, o.kernel_size) if o.guided else None
+        self.target = Tower(2 if o.validity else 1, o.n2, o.kernel_size)
+
+    def forward(self, guidance: Tensor | None, target: Tensor, validity: Tensor | None = None) -> Tensor:
+        """Filter `target` under `guidance`.
+
+        guidance: BxCxHxW in 0..1, C = 1 (luminance) or 3 (options.rgb); None for the depth-only form.
+        target: Bx1xHxW, scaled to about 0..1, on the guidance's grid, no NaN.
+        validity: Bx1xHxW in 0..1 if options.validity, else None.
+        Returns Bx1xHxW.  Sizes that are no multiple of 4 are padded by repeating the border, and cut again.
+        """
+        height, width = target.shape[-2:]
+        guidance_heads = self.guidance(pad(guidance)) if self.guidance is not None else None
+        target = pad(target)
+        target_heads = self.target(self.target_input(target, None if validity is None else pad(validity)))
+        weight, offset = self.kernels(guidance_heads, target_heads)
+        return self.average(target, weight, offset)[..., :height, :width]
+
+    def target_input(self, target: Tensor, validity: Tensor | None) -> Tensor:
+        """The target tower's input from padded images."""
+        if not self.options.validity:
+            return target
+        if validity is None:
+            raise ValueError("these weights were trained with a validity image; wanted: validity Bx1xHxW")
+        return torch.cat((target, validity), dim=1)
+
+    def kernels(
+        self, guidance_heads: tuple[Tensor, Tensor] | None, target_heads: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Weights BxNxHxW and offsets Bx2NxHxW, float32, from the heads of both towers (equations 5 to 7)."""
+        weight, offset = target_heads
+        if guidance_heads is not None:
+            weight, offset = weight * guidance_heads[0], offset * guidance_heads[1]
+        weight = F.pixel_shuffle(weight, STRIDE).float()
+        offset = F.pixel_shuffle(offset, STRIDE).float()
+        if self.options.residual:
+            weight = weight - weight.mean(dim=1, keepdim=True)
+        else:
+            weight = F.normalize(weight, p=1.0, dim=1)
+        if self.options.published_grid:
+            offset = _published_offset(offset, self.options.kernel_size)
+        return weight, offset
+
+    def average(self, target: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+        """The deformable weighted average of `target`, with the residual connection where there is one."""
+        filtered = deformable_average(target, weight, offset)
+        return target + filtered if self.options.residual else filtered
+
+
+def pad(image: Tensor) -> Tensor:
+    """Repeat the last row and column until both sizes are multiples of the stride."""
+    height, width = image.shape[-2:]
+    right, bottom = -width % STRIDE, -height % STRIDE
+    return F.pad(image, (0, right, 0, bottom), mode="replicate") if right or bottom else image
+
+
+def _published_offset(offset: Tensor, kernel_size: int) -> Tensor:
+    """Offsets that make `deformable_average` sample where the authors' code samples.
+
+    Their code puts kernel element a at index a + 7 of the 15 pixel wide patch, scales indices by 2 / 15 to -1..1 and
+    samples with align_corners=True, which maps them back by 14 / 2: the position relative to the pixel, at index 7, is
+    (a + 7 + offset) * 14 / 15 - 7, while ours is a - k // 2 + offset.
+    """
+    scale = (WINDOW - 1) / WINDOW
+    a = torch.arange(kernel_size, device=offset.device, dtype=offset.dtype)
+    shift = (a + WINDOW // 2) * scale - WINDOW // 2 - (a - kernel_size // 2)
+    x = shift.repeat_interleave(kernel_size)
+    y = shift.repeat(kernel_size)
+    return offset * scale + torch.stack((x, y), dim=1).view(1, -1, 1, 1)

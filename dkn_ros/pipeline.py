@@ -1,0 +1,158 @@
+"""The pipeline: a colour image and a depth image in, sharp depth on the colour grid out.
+
+    rgb ──── luminance ───────────────────────────┐
+                                                  ├─ network ─ metres, validity
+    depth ── metres ─ fill holes ─ resample, scale┘
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dkn_ros.config import PipelineConfig
+from dkn_ros.depth import to_metres
+from dkn_ros.device import available_cores, has_amx, resolve_device, resolve_precision, resolve_threads
+from dkn_ros.models.fdkn import pad
+from dkn_ros.preprocess import check_rgb, guidance_image, target_image
+from dkn_ros.weights import load_model
+
+FloatImage = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """The result of one frame."""
+
+    depth: FloatImage
+    """HxW metres on the colour grid, NaN where nothing can be known."""
+    valid: NDArray[np.bool_]
+    """HxW, where `depth` is trusted: measured, or within `fill_distance` of a measured pixel."""
+    timings: dict[str, float]
+    """Milliseconds of every stage, in order, and of the `whole`."""
+
+
+class StageClock:
+    """Times stages of one frame; on a GPU each stage waits for its own work, so that it is charged with it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.milliseconds: dict[str, float] = {}
+        self._device = device
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.milliseconds[name] = 1e3 * (time.perf_counter() - start)
+
+    def timings(self) -> dict[str, float]:
+        return {**self.milliseconds, "whole": 1e3 * (time.perf_counter() - self._start)}
+
+
+class Pipeline:
+    """Guided depth upsampling with loaded weights; for one thread at a time.
+
+    Raises WeightsError for weights and ValueError for a device that cannot be used.
+    """
+
+    def __init__(self, config: PipelineConfig | None = None) -> None:
+        self.config = config or PipelineConfig()
+        self.device = resolve_device(self.config.device, torch.cuda.is_available())
+        self.precision = resolve_precision(self.config.precision, self.device, has_amx())
+        self.threads = resolve_threads(self.config.threads, available_cores())
+        torch.set_num_threads(self.threads)
+        self.model, self.card = load_model(self.config.weights)
+        for tower in (self.model.guidance, self.model.target):
+            if tower is not None:
+                tower.to(self.device, self.precision, memory_format=torch.channels_last)
+
+    def enhance(self, rgb: NDArray[np.uint8], depth: NDArray) -> Enhanced:
+        """Upsample `depth` onto the grid of `rgb`.
+
+        rgb: HxWx3 (RGB order) or HxW, uint8.
+        depth: hxw of any size, seen from the colour camera; uint16 millimetres (0 invalid) or float32 metres (NaN, 0
+            and below invalid).
+        Raises ValueError for other shapes and types.
+        """
+        check_rgb(rgb)
+        clock = StageClock(self.device)
+        height, width = rgb.shape[:2]
+
+        with clock.stage("preprocess"):
+            metres = to_metres(depth, self.config.min_depth, self.config.max_depth)
+            if np.isnan(metres).all():
+                return self._nothing(height, width, clock)
+            target = target_image(metres, width, height)
+            guidance = guidance_image(rgb, self.model.options.rgb)
+
+        filtered = self._filter(guidance, target.image, target.validity, clock)
+
+        with clock.stage("postprocess"):
+            # No surface lies outside the range that was measured; the network's overshoot does.
+            np.clip(filtered, 0.0, 1.0, out=filtered)
+            filtered *= np.float32(target.high - target.low)
+            filtered += np.float32(target.low)
+            valid = target.distance <= self.config.fill_distance
+            filtered[~valid] = np.nan
+        return Enhanced(filtered, valid, clock.timings())
+
+    def filter_raw(self, rgb: NDArray[np.uint8], image: NDArray) -> FloatImage:
+        """Filter an image of any scale that has no units and no invalid values.
+
+        image: HxW on the grid of `rgb`; integers count as parts of their type's largest value, floats go in as they
+        are.  Returns HxW float32 in that scale.
+        """
+        check_rgb(rgb)
+        if image.shape != rgb.shape[:2]:
+            raise ValueError(f"raw image is {image.shape}, rgb {rgb.shape}; wanted: the same height and width")
+        scale = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
+        target = image.astype(np.float32) / np.float32(scale)
+        if not np.isfinite(target).all():
+            raise ValueError("raw image holds NaN or infinity; wanted: finite values, or a metric depth unit")
+        guidance = guidance_image(rgb, self.model.options.rgb)
+        return self._filter(guidance, target, np.ones_like(target), StageClock(self.device))
+
+    def warm_up(self, width: int, height: int, depth_width: int, depth_height: int) -> float:
+        """Run once on made-up images of these sizes, so that no frame waits for compilers; returns milliseconds."""
+        rgb = np.zeros((height, width, 3), np.uint8)
+        depth = np.full((depth_height, depth_width), 1000, np.uint16)
+        depth[0] = 0  # a hole, so that this path is warm too
+        return self.enhance(rgb, depth).timings["whole"]
+
+    @torch.inference_mode()
+    def _filter(self, guidance: FloatImage, target: FloatImage, validity: FloatImage, clock: StageClock) -> FloatImage:
+        """Guidance CxHxW, target and validity HxW in 0..1 -> the filtered target HxW."""
+        numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))  # numba keeps it for each thread
+        model = self.model
+        height, width = target.shape
+        with clock.stage("guidance"):
+            guidance_heads = None
+            if model.guidance is not None:
+                guidance_heads = model.guidance(pad(self._tensor(guidance[None])).to(self.precision))
+        with clock.stage("target"):
+            padded = pad(self._tensor(target[None, None]))
+            seen = pad(self._tensor(validity[None, None])) if model.options.validity else None
+            target_heads = model.target(model.target_input(padded, seen).to(self.precision))
+        with clock.stage("kernels"):
+            weight, offset = model.kernels(guidance_heads, target_heads)
+        with clock.stage("average"):
+            result = model.average(padded, weight, offset)
+            return result[0, 0, :height, :width].float().cpu().numpy()
+
+    def _tensor(self, array: FloatImage) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def _nothing(self, height: int, width: int, clock: StageClock) -> Enhanced:
+        depth = np.full((height, width), np.nan, np.float32)
+        return Enhanced(depth, np.zeros((height, width), bool), clock.timings())

@@ -1,0 +1,102 @@
+"""From a camera's images to the network's: luminance, hole filling, resampling onto the colour grid, scaling.
+
+Pixel centres everywhere: pixel i of n covers (i, i + 1) / n of the image, so depth and colour of any two sizes fit
+without a shift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+FloatImage = NDArray[np.float32]
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue (ITU-R BT.601), as in the authors' training."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A depth image made ready for the network: value = low + (high - low) * image."""
+
+    image: FloatImage
+    """HxW on the colour grid, 0..1 up to the overshoot of bicubic resampling, no NaN."""
+    validity: FloatImage
+    """HxW, 1 where a measured pixel lies, 0 where its value was filled in."""
+    distance: FloatImage
+    """HxW, pixels of the colour grid to the nearest measured depth."""
+    low: float
+    high: float
+
+
+def check_rgb(rgb: NDArray) -> None:
+    """Raise ValueError unless `rgb` is a non-empty HxWx3 or HxW image of uint8."""
+    if rgb.dtype != np.uint8 or rgb.size == 0 or not (rgb.ndim == 2 or (rgb.ndim == 3 and rgb.shape[2] == 3)):
+        raise ValueError(f"rgb is {rgb.dtype} of shape {rgb.shape}; wanted: HxWx3 or HxW, uint8")
+
+
+def guidance_image(rgb: NDArray[np.uint8], colour: bool = False) -> FloatImage:
+    """Guidance CxHxW in 0..1 of an HxWx3 (RGB order) or HxW image: luminance, or three channels if `colour`."""
+    check_rgb(rgb)
+    if colour:
+        channels = rgb if rgb.ndim == 3 else np.repeat(rgb[..., None], 3, axis=2)
+        return np.ascontiguousarray(channels.transpose(2, 0, 1), dtype=np.float32) / np.float32(255.0)
+    if rgb.ndim == 2:
+        return rgb[None].astype(np.float32) / np.float32(255.0)
+    weights = np.array([LUMINANCE], np.float32) / np.float32(255.0)
+    return cv2.transform(np.ascontiguousarray(rgb).astype(np.float32), weights)[None]
+
+
+def fill_holes(depth: FloatImage) -> tuple[FloatImage, FloatImage]:
+    """Give every NaN the value of its nearest measured pixel.
+
+    Returns the filled depth and each pixel's distance to the nearest measured pixel, in pixels.
+    Raises ValueError if nothing was measured.
+    """
+    hole = np.isnan(depth)
+    if not hole.any():
+        return depth, np.zeros_like(depth)
+    if hole.all():
+        raise ValueError("depth holds no valid pixel; wanted: at least one")
+    distance, label = cv2.distanceTransformWithLabels(
+        hole.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    measured = ~hole
+    value = np.empty(int(label.max()) + 1, np.float32)
+    value[label[measured]] = depth[measured]
+    return value[label], distance
+
+
+def resample(image: FloatImage, width: int, height: int) -> FloatImage:
+    """Bicubic resampling (Keys, a = -0.5) between pixel centres; antialiased where the image shrinks."""
+    if image.shape == (height, width):
+        return image
+    source = Image.fromarray(np.ascontiguousarray(image, np.float32))
+    return np.array(source.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def target_image(depth: FloatImage, width: int, height: int) -> Target:
+    """Bring metric depth (hxw float32, NaN invalid) onto a `width` x `height` colour grid and into 0..1.
+
+    The scale is the range of the frame's own measured pixels, as in the authors' training, which makes the network
+    independent of unit and offset.  Raises ValueError if nothing was measured.
+    """
+    filled, distance = fill_holes(depth)
+    low, high = float(filled.min()), float(filled.max())
+    # A flat frame has no range of its own; any will do, and 1 keeps it flat.
+    span = high - low if high > low else 1.0
+    image = resample((filled - np.float32(low)) / np.float32(span), width, height)
+    ratio = max(width / depth.shape[1], height / depth.shape[0])
+    if not distance.any():
+        whole = np.zeros((height, width), np.float32)
+        return Target(image, np.ones_like(whole), whole, low, low + span)
+    # Between a measured and a filled pixel the border runs half a pixel from both centres.
+    away = np.maximum(distance - np.float32(0.5), 0) * np.float32(ratio)
+    away = cv2.resize(away, (width, height), interpolation=cv2.INTER_LINEAR)
+    measured = (distance == 0).astype(np.float32)
+    validity = cv2.resize(measured, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return Target(image, validity, away, low, low + span)

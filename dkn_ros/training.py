@@ -1,0 +1,312 @@
+"""The training loop: procedural scenes, the camera model, one network; resumable to the same result.
+
+Every random choice of step i comes from (seed, i), so a run that was interrupted goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+import dkn_ros
+from dkn_ros.config import TrainingConfig
+from dkn_ros.device import resolve_device
+from dkn_ros.models import FDKN, build_model
+from dkn_ros.preprocess import guidance_image, target_image
+from dkn_ros.synthetic.degradation import CameraModel, degrade, random_camera
+from dkn_ros.synthetic.scene import Scene
+from dkn_ros.weights import Card, save_weights, write_atomically
+
+FloatImage = NDArray[np.float32]
+
+RATIOS = {1: 0.05, 2: 0.12, 3: 0.05, 4: 0.23, 6: 0.08, 8: 0.32, 12: 0.06, 16: 0.09}
+"""How often each ratio of colour to depth size is drawn."""
+FILLED_WEIGHT = 0.3
+"""Weight in the loss of pixels whose input was filled in: what lies in a hole can often not be known."""
+VALIDATION_SCENES = 6
+VALIDATION_SEED = 900_000_000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One crop, on the colour grid and scaled as the network sees it."""
+
+    guidance: FloatImage  # Cxcropxcrop
+    target: FloatImage  # cropxcrop, as are those below
+    validity: FloatImage
+    truth: FloatImage
+
+
+class SceneStore:
+    """Rendered scenes in memory: uint8 colour and float32 depth."""
+
+    def __init__(self, count: int, seed: int, progress: bool = True) -> None:
+        self.frames: list[tuple[NDArray[np.uint8], FloatImage]] = []
+        for i in tqdm(range(count), desc="scenes", unit="scene", disable=not progress):
+            rng = np.random.default_rng((seed, 1, i))
+            frame = Scene(int(rng.integers(2**31))).frame(time=float(rng.uniform(0, 20)))
+            self.frames.append((frame.rgb, frame.depth))
+
+    def draw(self, config: TrainingConfig, rng: np.random.Generator) -> Sample:
+        """A random crop of a random scene through a random camera."""
+        factor = int(rng.choice(list(RATIOS), p=list(RATIOS.values())))
+        camera = random_camera(rng, factor)
+        while True:
+            rgb, depth = self.frames[int(rng.integers(len(self.frames)))]
+            rgb, truth = _crop(rgb, depth, config, rng)
+            low = degrade(truth, camera, rng)
+            if not np.isnan(low).all():
+                break
+        if rng.random() < 0.15:  # so that disparities and inverse depth work too
+            truth, low, depth = 1 / truth, 1 / low, 1 / depth
+        target = target_image(low, config.crop, config.crop)
+        span = target.high - target.low
+        # A crop shows a part of its frame's depth range; as in a whole frame, it shall fill a part of 0..1.
+        share = 1.0 if rng.random() < 0.25 else min(1.0, span / (np.ptp(depth) * rng.uniform(0.7, 1.3)))
+        start, sign = rng.uniform(0, 1 - share), 1.0
+        if rng.random() < 0.15:
+            start, sign = 1 - start, -1.0
+        image = start + sign * share * target.image
+        truth = start + sign * share * (truth - target.low) / span
+        guidance = guidance_image(_colour_variation(rgb, rng), bool(config.options.get("rgb", False)))
+        return Sample(guidance, image.astype(np.float32), target.validity, truth.astype(np.float32))
+
+
+def _crop(
+    rgb: NDArray[np.uint8], depth: FloatImage, config: TrainingConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], FloatImage]:
+    """The same square of both images, the colour sometimes shifted, both sometimes mirrored."""
+    size = config.crop
+    reach = int(config.misregistration) if rng.random() < 0.3 else 0
+    y = int(rng.integers(reach, depth.shape[0] - size - reach + 1))
+    x = int(rng.integers(reach, depth.shape[1] - size - reach + 1))
+    dy, dx = (int(v) for v in rng.integers(-reach, reach + 1, 2))
+    colour, crop = rgb[y + dy : y + dy + size, x + dx : x + dx + size], depth[y : y + size, x : x + size]
+    if rng.random() < 0.5:
+        colour, crop = colour[:, ::-1], crop[:, ::-1]
+    if rng.random() < 0.2:
+        colour, crop = colour[::-1], crop[::-1]
+    return np.ascontiguousarray(colour), np.ascontiguousarray(crop)
+
+
+def _colour_variation(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Another exposure, gamma or sharpness of the same picture."""
+    image = rgb.astype(np.float32) / 255
+    if rng.random() < 0.5:
+        image = np.clip(image * rng.uniform(0.5, 1.5), 0, 1) ** np.float32(rng.uniform(0.7, 1.5))
+    if rng.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.5)))
+    if rng.random() < 0.3:
+        image = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.05))
+    return np.asarray(np.clip(image * 255, 0, 255), np.uint8)
+
+
+def loss_of(output: Tensor, truth: Tensor, validity: Tensor) -> Tensor:
+    """Mean over the crops of mean absolute plus root mean square error, both in parts of the depth range.
+
+    The first is the paper's loss; the second makes the few pixels at edges count, as RMSE, the field's measure, does.
+    """
+    weight = FILLED_WEIGHT + (1 - FILLED_WEIGHT) * validity
+    weight = weight / weight.sum(dim=(1, 2, 3), keepdim=True)
+    error = output - truth
+    absolute = (weight * error.abs()).sum(dim=(1, 2, 3))
+    square = (weight * error.square()).sum(dim=(1, 2, 3))
+    return (absolute + torch.sqrt(square + 1e-8)).mean()
+
+
+class Trainer:
+    """A network in training, its optimiser and its running average; `run` trains, `save` and `resume` do not lose it."""
+
+    def __init__(self, config: TrainingConfig, output: Path) -> None:
+        self.config, self.output = config, output
+        torch.manual_seed(config.seed)
+        self.device = resolve_device(config.device, torch.cuda.is_available())
+        self.model = build_model(config.model, config.options).to(self.device, memory_format=torch.channels_last)
+        self.average = AveragedModel(
+            self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True
+        )  # type: ignore[no-untyped-call]
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.output / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Write the checkpoint and the loss curve (as numbers and as a picture)."""
+        state = {
+            "config": dataclasses.asdict(self.config),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+        with open(self.output / "loss.csv", "w", newline="", encoding="utf-8") as file:
+            names = sorted({name for row in self.history for name in row}, key=lambda name: (name != "step", name))
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.history)
+        from dkn_ros.figures import loss_curve
+
+        loss_curve(self.history, self.output / "loss.png")
+
+    def resume(self) -> bool:
+        """Go on from a checkpoint, if there is one; ValueError if it belongs to another recipe."""
+        if not self.checkpoint.is_file():
+            return False
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        now = dataclasses.asdict(self.config)
+        changed = [name for name in now if now[name] != state["config"].get(name) and name != "device"]
+        if changed:
+            raise ValueError(
+                f"{self.checkpoint} was made with other {', '.join(changed)}; remove it or choose another --out"
+            )
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        return True
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine down to a hundredth."""
+        c = self.config
+        if step < c.warm_up:
+            return c.learning_rate * (step + 1) / c.warm_up
+        progress = (step - c.warm_up) / max(1, c.iterations - c.warm_up)
+        return c.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def batch(self, scenes: SceneStore, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Guidance, target, validity and truth of one step."""
+        rng = np.random.default_rng((self.config.seed, 2, step))
+        samples = [scenes.draw(self.config, rng) for _ in range(self.config.batch)]
+        guidance = torch.from_numpy(np.stack([s.guidance for s in samples]))
+        rest = [torch.from_numpy(np.stack([getattr(s, name) for s in samples]))[:, None]
+                for name in ("target", "validity", "truth")]  # fmt: skip
+        target, validity, truth = (t.to(self.device) for t in rest)
+        return guidance.to(self.device), target, validity, truth
+
+    def train_step(self, scenes: SceneStore) -> float:
+        """One optimiser step; returns the loss."""
+        guidance, target, validity, truth = self.batch(scenes, self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.model.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            output = self.model(guidance, target, validity if self.model.options.validity else None)
+        loss = loss_of(output, truth, validity)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        # A crop with one wild depth step must not undo what the others taught.
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.average.update_parameters(self.model)
+        self.step += 1
+        return float(loss.detach())
+
+    def run(self, progress: bool = True) -> Card:
+        """Train to the end of the recipe, from the checkpoint if there is one; returns the card of what was saved."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        resumed = self.resume()
+        scenes = SceneStore(self.config.scenes, self.config.seed, progress)
+        bar = tqdm(
+            total=self.config.iterations, initial=self.step, unit="step", disable=not progress,
+            desc="training (resumed)" if resumed else "training",
+        )  # fmt: skip
+        recent: list[float] = []
+        while self.step < self.config.iterations:
+            start = time.monotonic()
+            recent.append(self.train_step(scenes))
+            self.seconds += time.monotonic() - start
+            bar.update()
+            if self.step % 20 == 0:
+                bar.set_postfix(loss=f"{np.mean(recent[-100:]):.4f}")
+            if self.step % self.config.checkpoint_every == 0 or self.step == self.config.iterations:
+                self.history.append({"step": self.step, "loss": float(np.mean(recent)), **self.validate()})
+                recent.clear()
+                self.save()
+        bar.close()
+        return self.export()
+
+    def validate(self) -> dict[str, float]:
+        """RMSE over bicubic's RMSE on scenes that training does not see, for each ratio; below 1 is better."""
+        network = self.average.module.eval()
+        return {
+            f"x{factor}_{name}": float(np.mean([r for r in _ratios(network, self.device, camera)]))
+            for factor in (2, 4, 8)
+            for name, camera in (
+                ("clean", CameraModel(factor, "bicubic")),
+                ("sensor", CameraModel(factor, "nearest", lateral_noise=0.3, disparity_noise=0.1, shadows=1.0)),
+            )
+        }
+
+    def export(self) -> Card:
+        """Write the averaged weights and their card; the recipe is this configuration."""
+        recipe: dict[str, Any] = {
+            "config": dataclasses.asdict(self.config),
+            "command": "dkn train recipe.yaml, with `config` as recipe.yaml",
+            "dkn_ros": dkn_ros.__version__,
+            "torch": torch.__version__.split("+")[0],
+            "hours": round(self.seconds / 3600, 2),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {self.device.type}",
+        }
+        last = {name: round(value, 4) for name, value in self.history[-1].items()} if self.history else {}
+        return save_weights(
+            self.average.module,
+            self.output / f"{self.config.name}.safetensors",
+            model=self.config.model,
+            options=dict(self.config.options),
+            licence=self.config.licence,
+            description="trained by `dkn train` on the package's procedural scenes alone",
+            recipe=recipe,
+            metrics={"validation (RMSE over bicubic's, unseen procedural scenes)": last},
+        )
+
+
+def _ratios(network: FDKN, device: torch.device, camera: CameraModel) -> Iterator[float]:
+    for i in range(VALIDATION_SCENES):
+        frame = Scene(VALIDATION_SEED + i).frame(320, 240, time=1.0)
+        low = degrade(frame.depth, camera, np.random.default_rng(i))
+        height, width = frame.depth.shape
+        target = target_image(low, width, height)
+        truth = (frame.depth - target.low) / (target.high - target.low)
+        with torch.inference_mode():
+            tensors = [torch.from_numpy(a)[None, None].to(device) for a in (target.image, target.validity)]
+            guidance = torch.from_numpy(guidance_image(frame.rgb, network.options.rgb))[None].to(device)
+            output = network(guidance, tensors[0], tensors[1] if network.options.validity else None)
+        known = target.validity[6:-6, 6:-6] > 0
+        error = (output[0, 0].cpu().numpy() - truth)[6:-6, 6:-6][known]
+        baseline = (target.image - truth)[6:-6, 6:-6][known]
+        yield float(np.sqrt(np.mean(error**2) / np.mean(baseline**2)))
+
+
+def read_recipe(path: Path) -> TrainingConfig:
+    """A recipe from YAML; ValueError says which field is wrong."""
+    if not path.is_file():
+        raise ValueError(f"no recipe {path}; give a YAML file with fields of TrainingConfig")
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}; wanted: a mapping of settings")
+    return TrainingConfig.from_mapping(content)

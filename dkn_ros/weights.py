@@ -1,0 +1,204 @@
+"""Weight files: a card says what a file holds, the file is verified and strictly loaded.
+
+A weight file is safetensors (numbers only, nothing that could run).  Its card tells the network class, its options, the
+sha256, the licence and where the numbers come from.  Shipped weights have their cards in `weights/cards.yaml`; any other
+file `W.safetensors` has its card beside it in `W.yaml`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import yaml
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dkn_ros.models import FDKN, build_model
+from dkn_ros.resources import share_path
+
+SUFFIX = ".safetensors"
+
+
+class WeightsError(ValueError):
+    """A weight file or card that cannot be used; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a weight file."""
+
+    name: str
+    file: str
+    """File name, relative to the card."""
+    sha256: str
+    model: str
+    """Network class, see `models`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    licence: str = "unknown"
+    description: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """How to train it again: the TrainingConfig, versions, machine and time."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Measured figures and the command that gives them."""
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            wanted = dict if f.name in ("options", "recipe", "metrics") else str
+            if not isinstance(getattr(self, f.name), wanted):
+                raise WeightsError(f"{f.name} of the card is {getattr(self, f.name)!r}; wanted: {wanted.__name__}")
+
+
+def shipped_cards() -> dict[str, Card]:
+    """Cards of the weights that come with the package, by name."""
+    path = share_path("weights", "cards.yaml")
+    entries = _read_yaml(path)
+    return {name: _card(path, {"name": name, **entry}) for name, entry in entries.items()}
+
+
+def find_weights(source: str) -> tuple[Path, Card]:
+    """The weight file and card of a shipped name or of a path to a safetensors file.
+
+    Raises WeightsError if there is no such name or file, or if the file has no card.
+    """
+    if not source.endswith(SUFFIX):
+        cards = shipped_cards()
+        if source not in cards:
+            raise WeightsError(
+                f"weights are {source!r}; wanted: one of {', '.join(cards) or '(none shipped)'}, "
+                f"or the path of a {SUFFIX} file"
+            )
+        return share_path("weights", cards[source].file), cards[source]
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"no weight file {path}; give an existing file or one of {', '.join(shipped_cards())}")
+    beside = path.with_suffix(".yaml")
+    if not beside.is_file():
+        raise WeightsError(
+            f"{path} has no card {beside.name} beside it; make both with `dkn weights import` or `dkn train`"
+        )
+    return path, _card(beside, _read_yaml(beside))
+
+
+def load_model(source: str = "fdkn") -> tuple[FDKN, Card]:
+    """A network with the weights of a shipped name or a file, in evaluation mode on the CPU, and its card.
+
+    Raises WeightsError if the file is missing, altered, or does not fit the network its card names.
+    """
+    path, card = find_weights(source)
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != card.sha256:
+        raise WeightsError(
+            f"{path} has sha256 {digest[:12]}..., its card says {card.sha256[:12]}...; the file is damaged or not the "
+            "one the card describes: fetch it again"
+        )
+    try:
+        state = safetensors.torch.load(data)
+        model = build_model(card.model, card.options)
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path}: {error}") from error
+    _load_strictly(model, state, str(path))
+    return model.eval(), card
+
+
+def save_weights(model: torch.nn.Module, path: Path, **about: Any) -> Card:
+    """Write `path` (safetensors) and its card beside it; `about` are fields of `Card`.  Returns the card."""
+    if path.suffix != SUFFIX:
+        raise WeightsError(f"output is {path}; wanted: a name that ends with {SUFFIX}")
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    data = safetensors.torch.save(state)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    card = Card(name=path.stem, file=path.name, sha256=hashlib.sha256(data).hexdigest(), **about)
+    write_atomically(path, data)
+    write_atomically(path.with_suffix(".yaml"), yaml.safe_dump(dataclasses.asdict(card), sort_keys=False).encode())
+    return card
+
+
+def import_checkpoint(source: Path, output: Path) -> Card:
+    """Turn the authors' published FDKN checkpoint (a torch state dict) into safetensors with a card.
+
+    Read with torch's weights-only unpickler, which builds tensors and nothing else.  The options are found from the
+    shapes.  Raises WeightsError for a file that is not such a checkpoint.
+    """
+    if not source.is_file():
+        raise WeightsError(f"no checkpoint {source}; give the path of the authors' published file")
+    try:
+        published = torch.load(source, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{source} cannot be read safely as a torch state dict: {reason}") from error
+    if not isinstance(published, Mapping) or "DepthKernel.conv_weight.weight" not in published:
+        raise WeightsError(f"{source} is no FDKN checkpoint; wanted: a state dict with ImageKernel.* and DepthKernel.*")
+    state: dict[str, Tensor] = {}
+    for name, value in published.items():
+        state[name.replace("ImageKernel.", "guidance.").replace("DepthKernel.", "target.")] = value
+    options = _published_options(state)
+    model = build_model("fdkn", options)
+    _load_strictly(model, state, str(source))
+    return save_weights(
+        model,
+        output,
+        model="fdkn",
+        options=options,
+        licence="unknown: the authors' own terms",
+        description=f"imported from {source.name}, a checkpoint published by the authors of arXiv 1910.08373",
+    )
+
+
+def _published_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    subpixels = 16
+    guided = "guidance.conv1.weight" in state
+    options: dict[str, Any] = {
+        "kernel_size": round((state["target.conv_weight.weight"].shape[0] / subpixels) ** 0.5),
+        "n2": state["target.conv6.weight"].shape[0],
+        "guided": guided,
+        "published_grid": True,
+    }
+    if guided:
+        options["n1"] = state["guidance.conv6.weight"].shape[0]
+        options["rgb"] = state["guidance.conv1.weight"].shape[1] == 3 * subpixels
+    return options
+
+
+def _load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    wanted = model.state_dict()
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    wrong = sorted(k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape)
+    for problem, names in (("lacks", missing), ("has unknown", extra), ("has other shapes for", wrong)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise WeightsError(f"{what} {problem} {', '.join(names[:3])}{more}: not the weights of this network")
+    model.load_state_dict(dict(state))
+
+
+def _card(path: Path, entry: Any) -> Card:
+    try:
+        return Card(**entry)
+    except (TypeError, WeightsError) as error:
+        raise WeightsError(f"{path} holds no valid card: {error}") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise WeightsError(f"{path} is no valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds {type(content).__name__}; wanted: a mapping")
+    return content
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that nobody ever sees half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(data)
+    partial.replace(path)
