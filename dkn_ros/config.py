@@ -79,7 +79,7 @@ class Settings:
     def from_mapping(cls: type[Config], values: dict[str, Any]) -> Config:
         """Build from a mapping; a name that is no setting raises ValueError and lists those that are."""
         names = settings_of(cls)
-        unknown = sorted(set(values) - set(names))
+        unknown = sorted(str(name) for name in values if name not in names)
         if unknown:
             raise ValueError(f"unknown setting {', '.join(unknown)}; known: {', '.join(names)}")
         return cls(**values)
@@ -96,8 +96,12 @@ class PipelineConfig(Settings):
         "number type of the feature towers; auto takes bfloat16 where the processor has instructions for it",
         choices=("auto", "float32", "bfloat16"),
     )
-    threads: int = setting(0, "CPU threads of the network; 0 takes every core, less one where there are more than two", 0, 256)
-    min_depth: float = setting(0.0, "nearer input depth (metres) is invalid; 0 is always invalid", 0.0, 1000.0, live=True)
+    threads: int = setting(
+        0, "CPU threads of the network; 0 takes every core, less one where there are more than two", 0, 256
+    )
+    min_depth: float = setting(
+        0.0, "nearer input depth (metres) is invalid; 0 is always invalid", 0.0, 1000.0, live=True
+    )
     max_depth: float = setting(0.0, "farther input depth (metres) is invalid; 0: no limit", 0.0, 1000.0, live=True)
     fill_distance: float = setting(
         32.0, "how far from valid input depth holes are filled, in pixels of the colour image", 0.0, 10000.0, live=True
@@ -109,7 +113,11 @@ class NodeConfig(Settings):
     """Settings of `dkn_node` besides those of its pipeline."""
 
     slop: float = setting(
-        0.0, "largest stamp difference of a pair in seconds; 0: just below half the measured period", 0.0, 10.0, live=True
+        0.0,
+        "largest stamp difference of a pair in seconds; 0: just below half the measured period",
+        0.0,
+        10.0,
+        live=True,
     )
     queue_size: int = setting(10, "images of each topic that wait for their partner", 1, 1000)
     input_reliability: str = setting(
@@ -120,7 +128,9 @@ class NodeConfig(Settings):
     output_encoding: str = setting(
         "32FC1", "32FC1: metres, NaN invalid; 16UC1: millimetres, 0 invalid", choices=("32FC1", "16UC1"), live=True
     )
-    warm_up_width: int = setting(640, "width of the colour image the network is warmed up for at start; 0: none", 0, 16384)
+    warm_up_width: int = setting(
+        640, "width of the colour image the network is warmed up for at start; 0: none", 0, 16384
+    )
     warm_up_height: int = setting(480, "height of the colour image the network is warmed up for at start", 0, 16384)
     warm_up_factor: int = setting(4, "ratio of colour to depth size at that warm-up", 1, 64)
     idle_seconds: float = setting(2.0, "without a pair for so long, the diagnostics call the node idle", 0.1, 3600.0)
@@ -130,7 +140,9 @@ class NodeConfig(Settings):
 class CameraConfig(Settings):
     """Settings of the simulated camera `sim_camera`."""
 
-    source: str = setting("synthetic", "synthetic: moving procedural scenes; or a folder with NAME_rgb.png and NAME_depth.png")
+    source: str = setting(
+        "synthetic", "synthetic: moving procedural scenes; or a folder with NAME_rgb.png and NAME_depth.png"
+    )
     width: int = setting(640, "width of the synthetic colour image", 32, 4096)
     height: int = setting(480, "height of the synthetic colour image", 32, 4096)
     factor: int = setting(8, "how many times smaller the depth is than the colour, per axis", 1, 16)
@@ -141,6 +153,22 @@ class CameraConfig(Settings):
     encoding: str = setting("16UC1", "depth encoding", choices=("16UC1", "32FC1"))
     frame_id: str = setting("camera_rgb_optical_frame", "frame of both images")
     reliability: str = setting("reliable", "QoS of the images", choices=("best_effort", "reliable"))
+    truth_every: int = setting(
+        5, "publish the true depth on truth/image with every n-th frame, if subscribed; 0: never", 0
+    )
+    wait: bool = setting(False, "send nothing until somebody subscribes to both images")
+
+
+@dataclass(frozen=True)
+class DemoConfig(Settings):
+    """Settings of `dkn demo`."""
+
+    source: str = setting("synthetic", "synthetic, or a folder with NAME_rgb.png and NAME_depth.png")
+    seconds: float = setting(10.0, "how long the camera sends", 1.0, 3600.0)
+    factor: int = setting(8, "how many times smaller the depth is than the colour, per axis", 1, 16)
+    rate: float = setting(30.0, "frames a second of the camera", 0.1, 1000.0)
+    weights: str = setting("fdkn", "name of a card, or path of a .safetensors file")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
 
 @dataclass(frozen=True)
@@ -149,7 +177,7 @@ class TrainingConfig(Settings):
 
     name: str = setting("fdkn", "name of the weights")
     model: str = setting("fdkn", "network class, see models/__init__.py")
-    options: dict = setting({}, "options of the network, see its Options class")  # type: ignore[type-arg]
+    options: dict = setting({}, "options of the network, see its Options class")
     seed: int = setting(0, "seed of initial weights, scenes and crops", 0)
     scenes: int = setting(800, "procedural scenes that are rendered for training", 1)
     iterations: int = setting(10000, "optimiser steps", 1)

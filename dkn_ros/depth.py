@@ -33,7 +33,7 @@ def to_metres(depth: NDArray, min_depth: float = 0.0, max_depth: float = 0.0) ->
     check_depth(depth)
     if depth.dtype == np.uint16:
         metres = depth.astype(np.float32)
-        metres *= np.float32(1.0 / MILLIMETRES_PER_METRE)
+        metres /= np.float32(MILLIMETRES_PER_METRE)  # rounds to what the same number of metres is in float32
     else:
         metres = depth.astype(np.float32, copy=True)
     farthest = max_depth if max_depth > 0.0 else np.inf

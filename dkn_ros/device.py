@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
@@ -11,11 +12,10 @@ def resolve_device(requested: str, cuda_available: bool) -> torch.device:
     """auto, cpu, cuda or cuda:N -> a device; ValueError if it is not there, never another one instead."""
     if requested == "auto":
         return torch.device("cuda" if cuda_available else "cpu")
-    kind, _, index = requested.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", requested):
         raise ValueError(f"device is {requested!r}; wanted: auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and not cuda_available:
-        raise ValueError(f"device is {requested!r} but PyTorch finds no CUDA device; wanted: auto or cpu on this machine")
+    if requested != "cpu" and not cuda_available:
+        raise ValueError(f"device is {requested!r} but PyTorch finds no CUDA device; wanted: auto or cpu")
     return torch.device(requested)
 
 

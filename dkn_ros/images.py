@@ -64,7 +64,7 @@ def read_depth(path: Path, unit: str = "auto") -> NDArray:
 
     unit: mm, m, raw, or auto: 16-bit integers are millimetres, floats are metres.
     """
-    image = np.load(path, allow_pickle=False) if _existing(path).suffix == ".npy" else _read(path, cv2.IMREAD_UNCHANGED)
+    image = _read_npy(path) if path.suffix == ".npy" else _read(path, cv2.IMREAD_UNCHANGED)
     if image.ndim != 2:
         raise ImageFileError(f"{path} has shape {image.shape}; wanted: one channel, HxW")
     integer = np.issubdtype(image.dtype, np.integer)
@@ -112,6 +112,14 @@ def _read(path: Path, flags: int) -> NDArray:
     if image is None:
         raise ImageFileError(f"{path} is no image that OpenCV can read")
     return np.asarray(image)
+
+
+def _read_npy(path: Path) -> NDArray:
+    with open(_existing(path), "rb") as file:
+        try:
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+        except ValueError as error:
+            raise ImageFileError(f"{path} is no readable .npy file: {str(error).splitlines()[0]}") from error
 
 
 def _existing(path: Path) -> Path:

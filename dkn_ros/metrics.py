@@ -16,10 +16,7 @@ def compared(depth: FloatImage, truth: FloatImage, border: int = BORDER) -> tupl
 
     Raises ValueError if the shapes differ or no pixel is left.
     """
-    if depth.shape != truth.shape:
-        raise ValueError(f"depth is {depth.shape}, truth {truth.shape}; wanted: the same shape")
-    inside = (slice(border, -border or None),) * 2
-    depth, truth = depth[inside], truth[inside]
+    depth, truth = _inside(depth, truth, border)
     both = np.isfinite(depth) & np.isfinite(truth)
     if not both.any():
         raise ValueError("depth and truth know no pixel in common; nothing can be measured")
@@ -39,7 +36,20 @@ def mae(depth: FloatImage, truth: FloatImage, border: int = BORDER) -> float:
 
 
 def coverage(depth: FloatImage, truth: FloatImage, border: int = BORDER) -> float:
-    """Share of the pixels known in `truth` that `depth` knows too."""
+    """Share of the pixels known in `truth` that `depth` knows too.
+
+    Raises ValueError if the shapes differ or `truth` knows no pixel.
+    """
+    depth, truth = _inside(depth, truth, border)
+    known = np.isfinite(truth)
+    if not known.any():
+        raise ValueError("truth knows no pixel; nothing can be measured")
+    return float(np.isfinite(depth)[known].mean())
+
+
+def _inside(depth: FloatImage, truth: FloatImage, border: int) -> tuple[FloatImage, FloatImage]:
+    """Both images without their border; ValueError if the shapes differ."""
+    if depth.shape != truth.shape:
+        raise ValueError(f"depth is {depth.shape}, truth {truth.shape}; wanted: the same shape")
     inside = (slice(border, -border or None),) * 2
-    known = np.isfinite(truth[inside])
-    return float(np.isfinite(depth[inside])[known].mean())
+    return depth[inside], truth[inside]

@@ -27,6 +27,8 @@ from dkn_ros.weights import load_model
 
 FloatImage = NDArray[np.float32]
 
+_NUMBA_POOL = numba.get_num_threads()
+
 
 @dataclass(frozen=True)
 class Enhanced:
@@ -50,6 +52,7 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Time what happens inside the `with`."""
         start = time.perf_counter()
         yield
         if self._device.type == "cuda":
@@ -57,6 +60,7 @@ class StageClock:
         self.milliseconds[name] = 1e3 * (time.perf_counter() - start)
 
     def timings(self) -> dict[str, float]:
+        """Milliseconds of the stages so far, and of the whole."""
         return {**self.milliseconds, "whole": 1e3 * (time.perf_counter() - self._start)}
 
 
@@ -75,7 +79,7 @@ class Pipeline:
         self.model, self.card = load_model(self.config.weights)
         for tower in (self.model.guidance, self.model.target):
             if tower is not None:
-                tower.to(self.device, self.precision, memory_format=torch.channels_last)
+                tower.to(self.device, self.precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def enhance(self, rgb: NDArray[np.uint8], depth: NDArray) -> Enhanced:
         """Upsample `depth` onto the grid of `rgb`.
@@ -133,7 +137,7 @@ class Pipeline:
     @torch.inference_mode()
     def _filter(self, guidance: FloatImage, target: FloatImage, validity: FloatImage, clock: StageClock) -> FloatImage:
         """Guidance CxHxW, target and validity HxW in 0..1 -> the filtered target HxW."""
-        numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))  # numba keeps it for each thread
+        numba.set_num_threads(min(self.threads, _NUMBA_POOL))  # numba keeps the number for each thread that asks
         model = self.model
         height, width = target.shape
         with clock.stage("guidance"):

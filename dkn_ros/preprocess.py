@@ -48,7 +48,7 @@ def guidance_image(rgb: NDArray[np.uint8], colour: bool = False) -> FloatImage:
     if rgb.ndim == 2:
         return rgb[None].astype(np.float32) / np.float32(255.0)
     weights = np.array([LUMINANCE], np.float32) / np.float32(255.0)
-    return cv2.transform(np.ascontiguousarray(rgb).astype(np.float32), weights)[None]
+    return np.asarray(cv2.transform(np.ascontiguousarray(rgb).astype(np.float32), weights)[None], np.float32)
 
 
 def fill_holes(depth: FloatImage) -> tuple[FloatImage, FloatImage]:
@@ -68,7 +68,7 @@ def fill_holes(depth: FloatImage) -> tuple[FloatImage, FloatImage]:
     measured = ~hole
     value = np.empty(int(label.max()) + 1, np.float32)
     value[label[measured]] = depth[measured]
-    return value[label], distance
+    return value[label], np.asarray(distance, np.float32)
 
 
 def resample(image: FloatImage, width: int, height: int) -> FloatImage:

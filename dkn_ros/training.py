@@ -31,7 +31,7 @@ from dkn_ros.models import FDKN, build_model
 from dkn_ros.preprocess import guidance_image, target_image
 from dkn_ros.synthetic.degradation import CameraModel, degrade, random_camera
 from dkn_ros.synthetic.scene import Scene
-from dkn_ros.weights import Card, save_weights, write_atomically
+from dkn_ros.weights import Card, save_weights
 
 FloatImage = NDArray[np.float32]
 
@@ -74,18 +74,17 @@ class SceneStore:
             if not np.isnan(low).all():
                 break
         if rng.random() < 0.15:  # so that disparities and inverse depth work too
-            truth, low, depth = 1 / truth, 1 / low, 1 / depth
+            truth, low, depth = (np.float32(1) / image for image in (truth, low, depth))
         target = target_image(low, config.crop, config.crop)
         span = target.high - target.low
         # A crop shows a part of its frame's depth range; as in a whole frame, it shall fill a part of 0..1.
-        share = 1.0 if rng.random() < 0.25 else min(1.0, span / (np.ptp(depth) * rng.uniform(0.7, 1.3)))
+        share = 1.0 if rng.random() < 0.25 else min(1.0, span / float(np.ptp(depth) * rng.uniform(0.7, 1.3)))
         start, sign = rng.uniform(0, 1 - share), 1.0
         if rng.random() < 0.15:
             start, sign = 1 - start, -1.0
-        image = start + sign * share * target.image
-        truth = start + sign * share * (truth - target.low) / span
+        image, true = (start + sign * share * part for part in (target.image, (truth - target.low) / span))
         guidance = guidance_image(_colour_variation(rgb, rng), bool(config.options.get("rgb", False)))
-        return Sample(guidance, image.astype(np.float32), target.validity, truth.astype(np.float32))
+        return Sample(guidance, image.astype(np.float32), target.validity, true.astype(np.float32))
 
 
 def _crop(
@@ -111,7 +110,7 @@ def _colour_variation(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
     if rng.random() < 0.5:
         image = np.clip(image * rng.uniform(0.5, 1.5), 0, 1) ** np.float32(rng.uniform(0.7, 1.5))
     if rng.random() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.5)))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.5))), np.float32)
     if rng.random() < 0.3:
         image = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.05))
     return np.asarray(np.clip(image * 255, 0, 255), np.uint8)
@@ -131,16 +130,17 @@ def loss_of(output: Tensor, truth: Tensor, validity: Tensor) -> Tensor:
 
 
 class Trainer:
-    """A network in training, its optimiser and its running average; `run` trains, `save` and `resume` do not lose it."""
+    """A network in training, its optimiser and its running average; `save` and `resume` carry all of it."""
 
     def __init__(self, config: TrainingConfig, output: Path) -> None:
         self.config, self.output = config, output
         torch.manual_seed(config.seed)
         self.device = resolve_device(config.device, torch.cuda.is_available())
-        self.model = build_model(config.model, config.options).to(self.device, memory_format=torch.channels_last)
+        self.model = build_model(config.model, config.options).to(self.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(
             self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True
-        )  # type: ignore[no-untyped-call]
+        )
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
         self.step = 0
         self.seconds = 0.0
@@ -148,6 +148,7 @@ class Trainer:
 
     @property
     def checkpoint(self) -> Path:
+        """The file that `save` writes and `resume` reads."""
         return self.output / "checkpoint.pt"
 
     def save(self) -> None:
@@ -218,7 +219,7 @@ class Trainer:
             output = self.model(guidance, target, validity if self.model.options.validity else None)
         loss = loss_of(output, truth, validity)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         # A crop with one wild depth step must not undo what the others taught.
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
@@ -253,8 +254,9 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """RMSE over bicubic's RMSE on scenes that training does not see, for each ratio; below 1 is better."""
         network = self.average.module.eval()
+        assert isinstance(network, FDKN)
         return {
-            f"x{factor}_{name}": float(np.mean([r for r in _ratios(network, self.device, camera)]))
+            f"x{factor}_{name}": float(np.mean(list(_ratios(network, self.device, camera))))
             for factor in (2, 4, 8)
             for name, camera in (
                 ("clean", CameraModel(factor, "bicubic")),

@@ -1,8 +1,8 @@
 """Weight files: a card says what a file holds, the file is verified and strictly loaded.
 
-A weight file is safetensors (numbers only, nothing that could run).  Its card tells the network class, its options, the
-sha256, the licence and where the numbers come from.  Shipped weights have their cards in `weights/cards.yaml`; any other
-file `W.safetensors` has its card beside it in `W.yaml`.
+A weight file is safetensors (numbers only, nothing that could run).  Its card tells the network class, its options,
+the sha256, the licence and where the numbers come from.  Shipped weights have their cards in `weights/cards.yaml`; any
+other file `W.safetensors` has its card beside it in `W.yaml`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,11 +109,11 @@ def load_model(source: str = "fdkn") -> tuple[FDKN, Card]:
     return model.eval(), card
 
 
-def save_weights(model: torch.nn.Module, path: Path, **about: Any) -> Card:
+def save_weights(network: torch.nn.Module, path: Path, **about: Any) -> Card:
     """Write `path` (safetensors) and its card beside it; `about` are fields of `Card`.  Returns the card."""
     if path.suffix != SUFFIX:
         raise WeightsError(f"output is {path}; wanted: a name that ends with {SUFFIX}")
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     data = safetensors.torch.save(state)
     path.parent.mkdir(parents=True, exist_ok=True)
     card = Card(name=path.stem, file=path.name, sha256=hashlib.sha256(data).hexdigest(), **about)
@@ -133,19 +132,26 @@ def import_checkpoint(source: Path, output: Path) -> Card:
         raise WeightsError(f"no checkpoint {source}; give the path of the authors' published file")
     try:
         published = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # garbage makes the unpickler stumble in any way there is
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise WeightsError(f"{source} cannot be read safely as a torch state dict: {reason}") from error
-    if not isinstance(published, Mapping) or "DepthKernel.conv_weight.weight" not in published:
+    if (
+        not isinstance(published, Mapping)
+        or "DepthKernel.conv_weight.weight" not in published
+        or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in published.items())
+    ):
         raise WeightsError(f"{source} is no FDKN checkpoint; wanted: a state dict with ImageKernel.* and DepthKernel.*")
     state: dict[str, Tensor] = {}
     for name, value in published.items():
         state[name.replace("ImageKernel.", "guidance.").replace("DepthKernel.", "target.")] = value
-    options = _published_options(state)
-    model = build_model("fdkn", options)
-    _load_strictly(model, state, str(source))
+    try:
+        options = _published_options(state)
+        network = build_model("fdkn", options)
+    except (KeyError, IndexError, ValueError) as error:
+        raise WeightsError(f"{source} is no FDKN checkpoint that can be imported: {error}") from error
+    _load_strictly(network, state, str(source))
     return save_weights(
-        model,
+        network,
         output,
         model="fdkn",
         options=options,
@@ -190,7 +196,7 @@ def _card(path: Path, entry: Any) -> Card:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path} is no valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds {type(content).__name__}; wanted: a mapping")

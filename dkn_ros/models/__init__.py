@@ -19,7 +19,7 @@ def build_model(name: str, options: Mapping[str, Any] | None = None) -> FDKN:
         raise ValueError(f"model is {name!r}; wanted: one of {', '.join(MODELS)}")
     model, kind = MODELS[name]
     known = {f.name for f in dataclasses.fields(kind)}
-    unknown = sorted(set(options or {}) - known)
+    unknown = sorted(str(option) for option in options or {} if option not in known)
     if unknown:
         raise ValueError(f"model {name} has no option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     return model(kind(**(options or {})))

@@ -12,7 +12,7 @@ the target and how to weigh the samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,10 @@ class FDKNOptions:
     """Sample where the authors' published code samples, see `_published_offset`; for their checkpoints."""
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if type(value) is not type(f.default):
+                raise ValueError(f"{f.name} is {value!r}; wanted: {type(f.default).__name__}")
         if self.kernel_size not in (3, 5, 7):
             raise ValueError(f"kernel_size is {self.kernel_size}; wanted: 3, 5 or 7")
         for name, channels in (("n1", self.n1), ("n2", self.n2)):
@@ -92,6 +96,22 @@ class FDKN(nn.Module):
         o = self.options
         self.guidance = Tower(3 if o.rgb else 1, o.n1, o.kernel_size) if o.guided else None
         self.target = Tower(2 if o.validity else 1, o.n2, o.kernel_size)
+        self._spread_samples()
+
+    def _spread_samples(self) -> None:
+        """Start with the samples three pixels apart, or less where the outermost would come near the window's edge.
+
+        Heads that start near zero put all samples on the pixel and its neighbours, where the depth is smooth and every
+        kernel gives nearly the same: measured, such a network has learned nothing after 1000 steps.
+        """
+        if self.guidance is not None:
+            nn.init.ones_(_bias(self.guidance.conv_offset))
+        size, centre = self.options.kernel_size, self.options.kernel_size // 2
+        spread = torch.arange(size, dtype=torch.float32) - centre
+        distance = min(3.0, (WINDOW // 2 - 1) / centre)
+        offset = (distance - 1) * torch.stack((spread.repeat_interleave(size), spread.repeat(size)), dim=1).flatten()
+        with torch.no_grad():
+            _bias(self.target.conv_offset).copy_(offset.repeat_interleave(STRIDE * STRIDE))
 
     def forward(self, guidance: Tensor | None, target: Tensor, validity: Tensor | None = None) -> Tensor:
         """Filter `target` under `guidance`.
@@ -102,7 +122,11 @@ class FDKN(nn.Module):
         Returns Bx1xHxW.  Sizes that are no multiple of 4 are padded by repeating the border, and cut again.
         """
         height, width = target.shape[-2:]
-        guidance_heads = self.guidance(pad(guidance)) if self.guidance is not None else None
+        guidance_heads = None
+        if self.guidance is not None:
+            if guidance is None:
+                raise ValueError("guidance is None; wanted: an image, or a depth-only network (guided=False)")
+            guidance_heads = self.guidance(pad(guidance))
         target = pad(target)
         target_heads = self.target(self.target_input(target, None if validity is None else pad(validity)))
         weight, offset = self.kernels(guidance_heads, target_heads)
@@ -144,6 +168,11 @@ def pad(image: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     right, bottom = -width % STRIDE, -height % STRIDE
     return F.pad(image, (0, right, 0, bottom), mode="replicate") if right or bottom else image
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None  # the heads are made with one
+    return layer.bias
 
 
 def _published_offset(offset: Tensor, kernel_size: int) -> Tensor:

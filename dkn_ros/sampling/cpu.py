@@ -1,4 +1,4 @@
-"""The deformable weighted average on the CPU, compiled by numba: forward and backward in one pass over the image each."""
+"""The deformable weighted average on the CPU, compiled by numba: forward and backward, one pass over the image each."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class _DeformableAverage(torch.autograd.Function):
     def forward(ctx: Any, depth: Tensor, weight: Tensor, offset: Tensor, window: int) -> Tensor:
         depth, weight, offset = depth.contiguous(), weight.contiguous(), offset.contiguous()
         out = torch.empty_like(depth)
-        _forward(*_arrays(depth[:, 0], weight, offset), window // 2, out.numpy()[:, 0])
+        _forward(_array(depth)[:, 0], _array(weight), _array(offset), window // 2, _array(out)[:, 0])
         ctx.save_for_backward(depth, weight, offset)
         ctx.window = window
         return out
@@ -126,15 +126,15 @@ class _DeformableAverage(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor, None]:
         depth, weight, offset = ctx.saved_tensors
         grad_weight, grad_offset = torch.empty_like(weight), torch.empty_like(offset)
-        grad = grads[0].contiguous()
-        _backward(
-            *_arrays(depth[:, 0], weight, offset), ctx.window // 2, *_arrays(grad[:, 0], grad_weight, grad_offset)
-        )
+        grad = _array(grads[0].contiguous())[:, 0]
+        inputs = _array(depth)[:, 0], _array(weight), _array(offset)
+        _backward(*inputs, ctx.window // 2, grad, _array(grad_weight), _array(grad_offset))
         return None, grad_weight, grad_offset, None
 
 
-def _arrays(*tensors: Tensor) -> tuple[Array, ...]:
-    return tuple(t.detach().numpy() for t in tensors)
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().numpy()
+    return array
 
 
 def deformable_average(depth: Tensor, weight: Tensor, offset: Tensor, window: int) -> Tensor:

@@ -37,4 +37,4 @@ def deformable_average(depth: Tensor, weight: Tensor, offset: Tensor, window: in
                 value = flat.gather(1, index).view(batch, height, width)
                 share = torch.where(inside, share_y * share_x, 0.0)
                 total = total + weight[:, q] * share * value
-    return total[:, None]
+    return total[:, None].to(depth.dtype)

@@ -32,6 +32,8 @@ class Frame:
 
 @dataclass(frozen=True)
 class Material:
+    """Texture, two colours and cycles a metre, see `render.World`."""
+
     texture: int
     colours: Array
     grain: float
@@ -298,8 +300,8 @@ class Scene:
 
     def _develop(self, colour: Array) -> NDArray[np.uint8]:
         """What the colour camera makes of the light: exposure, tint, lens, gamma, noise."""
-        colour = cv2.GaussianBlur(colour * (self._exposure * self._tint), (0, 0), self._softness)
-        image = 255.0 * np.clip(colour, 0, 1) ** np.float32(1 / 2.2)
+        light = cv2.GaussianBlur(colour * (self._exposure * self._tint), (0, 0), self._softness)
+        image = 255.0 * np.clip(light, 0, 1) ** np.float32(1 / 2.2)
         noise = self._finish.standard_normal(image.shape, dtype=np.float32)
         return np.clip(image + np.float32(self._sensor_noise) * noise, 0, 255).astype(np.uint8)
 

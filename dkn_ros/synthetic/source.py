@@ -1,0 +1,65 @@
+"""The frames that a simulated camera plays: rendered scenes or real frames from a folder, with their truth."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkn_ros.config import CameraConfig
+from dkn_ros.depth import to_metres
+from dkn_ros.images import frame_pairs, read_depth, read_rgb
+from dkn_ros.synthetic.degradation import KINECT, degrade, lower
+
+SYNTHETIC = "synthetic"
+NOMINAL_FOCAL_LENGTH = 525 / 640
+"""Of the image's width: PrimeSense's colour camera, for folders, which do not tell theirs."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What the camera sends for one frame, and what it should have seen."""
+
+    rgb: NDArray[np.uint8]
+    """HxWx3."""
+    depth: NDArray[np.float32]
+    """(H // factor)x(W // factor) metres, NaN invalid."""
+    truth: NDArray[np.float32]
+    """HxW metres, NaN where unknown."""
+    focal_length: float
+    """Pixels of the colour image."""
+
+
+def shots(config: CameraConfig) -> Iterator[Shot]:
+    """The frames of one round, in order; played forth and back they make a continuous motion."""
+    if config.source == SYNTHETIC:
+        return _rendered(config)
+    return _recorded(Path(config.source).expanduser(), config.factor)
+
+
+def _rendered(config: CameraConfig) -> Iterator[Shot]:
+    from dkn_ros.synthetic.scene import Scene  # compiles the ray caster: only for those who render
+
+    scene = Scene(config.seed)
+    camera = dataclasses.replace(KINECT, factor=config.factor)
+    for i in range(config.frames):
+        frame = scene.frame(config.width, config.height, time=i / config.rate)
+        low = degrade(frame.depth, camera, np.random.default_rng((config.seed, i)))
+        yield Shot(frame.rgb, low, frame.depth, frame.focal_length)
+
+
+def _recorded(folder: Path, factor: int) -> Iterator[Shot]:
+    """Real frames: every factor-th pixel of the depth; pixels the sensor did not see stay unknown in both."""
+    for pair in frame_pairs(folder):
+        rgb = read_rgb(pair.rgb)
+        truth = to_metres(read_depth(pair.depth))
+        # Cut to whole blocks, so that colour and lowered depth cover the same field.
+        height, width = (size // factor * factor for size in truth.shape)
+        if rgb.shape[:2] != truth.shape:
+            raise ValueError(f"{pair.rgb} is {rgb.shape[:2]}, its depth {truth.shape}; wanted: the same size")
+        rgb, truth = np.ascontiguousarray(rgb[:height, :width]), np.ascontiguousarray(truth[:height, :width])
+        yield Shot(rgb, lower(truth, factor, "nearest"), truth, NOMINAL_FOCAL_LENGTH * width)
