@@ -1,0 +1,1 @@
+"""The ROS shell: messages to arrays, pairing, publishing, parameters, diagnostics.  Start reading at `node.py`."""

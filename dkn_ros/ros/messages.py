@@ -1,0 +1,232 @@
+"""sensor_msgs/Image as NumPy arrays and back; CameraInfo of a resized image.
+
+Images are read as views: padded rows, channel order and alpha are strides, not copies.  Copied is only depth in the
+other byte order or at odd addresses, and what cv_bridge reads.  Nothing here imports ROS: any object with the fields
+will do.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+import sys
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkn_ros.depth import to_millimetres
+from dkn_ros.geometry import crop_intrinsics, scale_intrinsics
+
+if TYPE_CHECKING:
+    from builtin_interfaces.msg import Time
+    from sensor_msgs.msg import CameraInfo, Image
+
+# encoding -> bytes a pixel, and which of them are the channels R, G, B (a slice) or the grey value (an index).
+# The generic 8UCn are OpenCV's, hence BGR: so read cv_bridge and RViz.
+COLOUR_LAYOUTS: dict[str, tuple[int, slice | int]] = {
+    "rgb8": (3, slice(0, 3)),
+    "bgr8": (3, slice(None, None, -1)),
+    "rgba8": (4, slice(0, 3)),
+    "bgra8": (4, slice(2, None, -1)),
+    "mono8": (1, 0),
+    "8UC1": (1, 0),
+    "8UC3": (3, slice(None, None, -1)),
+    "8UC4": (4, slice(2, None, -1)),
+}
+# encoding -> NumPy type without its byte order
+DEPTH_TYPES: dict[str, str] = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
+# what write_depth can write
+OUTPUT_TYPES: dict[str, type[np.generic]] = {"32FC1": np.float32, "16UC1": np.uint16}
+
+
+class ImageError(ValueError):
+    """A message that cannot be read.
+
+    reason: a short key to count by: "encoding" (not known), "size" (width or height 0), "empty" (no data at all),
+    "step" (rows shorter than their pixels), "length" (less data than the rows need).
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def stamp_ns(stamp: Time) -> int:
+    """A builtin_interfaces/Time in nanoseconds."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def read_rgb(msg: Image) -> NDArray[np.uint8]:
+    """The colour image as HxWx3 uint8 in RGB order, or HxW uint8 where it is grey.
+
+    Reads COLOUR_LAYOUTS as views of `msg.data` (strides may be negative, and padded), mono16 as a view of its high
+    bytes (as cv_bridge scales it: a sensor that uses 10 of 16 bits comes out dark), all else by cv_bridge where that is
+    installed.  Raises ImageError.
+    """
+    if msg.encoding == "mono16":
+        return _bytes_of_pixels(msg, 2)[:, :, 0 if msg.is_bigendian else 1]
+    if msg.encoding in COLOUR_LAYOUTS:
+        pixel_bytes, channels = COLOUR_LAYOUTS[msg.encoding]
+        return _bytes_of_pixels(msg, pixel_bytes)[:, :, channels]
+    return _read_by_cv_bridge(msg)
+
+
+def read_depth(msg: Image) -> NDArray[np.uint16] | NDArray[np.float32]:
+    """The depth image as hxw uint16 millimetres (16UC1, mono16) or float32 metres (32FC1), as its encoding says.
+
+    A view of `msg.data` where byte order and alignment are this machine's, else a copy.  Raises ImageError.
+    """
+    if msg.encoding not in DEPTH_TYPES:
+        raise ImageError("encoding", f"depth image has encoding {msg.encoding!r}; wanted: {', '.join(DEPTH_TYPES)}")
+    sent = np.dtype(DEPTH_TYPES[msg.encoding]).newbyteorder(">" if msg.is_bigendian else "<")
+    _check_layout(msg, sent.itemsize)
+    depth: NDArray = np.ndarray((msg.height, msg.width), sent, msg.data, strides=(msg.step, sent.itemsize))
+    # NumPy reads values at odd addresses (a step that is no multiple of the value), torch, numba and OpenCV do not.
+    if not depth.flags.aligned:
+        depth = depth.copy()
+    return depth.astype(sent.newbyteorder("="), copy=False)
+
+
+def write_depth(msg: Image, depth: NDArray[np.float32], encoding: str = "32FC1") -> None:
+    """Set everything but the header of `msg`; the buffer it has is filled in place where the length fits.
+
+    So keep the message, publish it at once and write into it again.
+
+    depth: HxW float32 metres, NaN invalid.
+    encoding: "32FC1" writes it as it is; "16UC1" rounds to millimetres, 0 where invalid or beyond 65.535 m.
+    Raises ValueError for another shape, type or encoding.
+    """
+    if encoding not in OUTPUT_TYPES:
+        raise ValueError(f"output encoding is {encoding!r}; wanted: {' or '.join(OUTPUT_TYPES)}")
+    if depth.ndim != 2 or depth.size == 0 or depth.dtype != np.float32:
+        raise ValueError(f"depth is {depth.dtype} of shape {depth.shape}; wanted: HxW float32 metres")
+    kind = np.dtype(OUTPUT_TYPES[encoding])
+    length = depth.size * kind.itemsize
+    if not isinstance(msg.data, array) or len(msg.data) != length:
+        # Of any type but array("B") Humble checks every value, half a second for 8 MB.
+        msg.data = array("B", bytes(length))
+    # The message may have kept that array (Humble) or a copy of it (Kilted): what it has is what is filled.
+    pixels = np.frombuffer(memoryview(msg.data), kind).reshape(depth.shape)
+    np.copyto(pixels, depth if encoding == "32FC1" else to_millimetres(depth))
+    msg.height, msg.width = depth.shape
+    msg.encoding = encoding
+    msg.is_bigendian = int(sys.byteorder == "big")
+    msg.step = pixels.strides[0]
+
+
+def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:
+    """The CameraInfo of the image that `info` describes, resized to width x height.
+
+    K of a CameraInfo is for the sensor's full resolution, from which the driver cuts the region of interest and which
+    it then bins.  The result describes the image that is sent: region and binning are worked into K and P and left
+    unset.  D, R and the distortion model do not depend on the resolution and are kept, as is the header.
+    Raises ImageError("size") where `info` has no size.
+    """
+    region_width, region_height = info.roi.width or info.width, info.roi.height or info.height
+    # 0 and 1 both mean no binning; a partial bin at the right or lower border is not part of the image.
+    bin_x, bin_y = max(info.binning_x, 1), max(info.binning_y, 1)
+    sent_width, sent_height = region_width // bin_x, region_height // bin_y
+    if min(sent_width, sent_height, width, height) <= 0:
+        sizes = f"camera info of {sent_width}x{sent_height} for an image of {width}x{height}"
+        raise ImageError("size", f"{sizes}; wanted: sizes above 0")
+    scale_x, scale_y = width / sent_width / bin_x, height / sent_height / bin_y
+
+    scaled = copy.copy(info)
+    scaled.width, scaled.height = width, height
+    for name, shape in (("k", (3, 3)), ("p", (3, 4))):
+        full = np.reshape(getattr(info, name), shape)
+        region = crop_intrinsics(full, info.roi.x_offset, info.roi.y_offset)
+        setattr(scaled, name, scale_intrinsics(region, scale_x, scale_y).ravel())
+    scaled.binning_x = scaled.binning_y = 0
+    scaled.roi = type(info.roi)()
+    return scaled
+
+
+def rgb_image(rgb: NDArray[np.uint8], frame_id: str) -> Image:
+    """A sensor_msgs/Image (rgb8) of an HxWx3 image; the stamp is left 0."""
+    from sensor_msgs.msg import Image
+
+    height, width = rgb.shape[:2]
+    msg = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+    msg.header.frame_id = frame_id
+    msg.data = array("B", np.ascontiguousarray(rgb).tobytes())
+    return msg
+
+
+def depth_image(depth: NDArray[np.float32], encoding: str, frame_id: str) -> Image:
+    """A sensor_msgs/Image of its own of float32 metres, see `write_depth`; the stamp is left 0."""
+    from sensor_msgs.msg import Image
+
+    msg = Image()
+    write_depth(msg, depth, encoding)
+    msg.header.frame_id = frame_id
+    return msg
+
+
+def camera_info(width: int, height: int, focal_length: float, frame_id: str) -> CameraInfo:
+    """A CameraInfo of a camera without distortion that looks through the centre of its image; the stamp is left 0."""
+    from sensor_msgs.msg import CameraInfo
+
+    info = CameraInfo(width=width, height=height, distortion_model="plumb_bob", d=[0.0] * 5)
+    info.header.frame_id = frame_id
+    x, y = (width - 1) / 2, (height - 1) / 2
+    info.k = [focal_length, 0.0, x, 0.0, focal_length, y, 0.0, 0.0, 1.0]
+    info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    info.p = [focal_length, 0.0, x, 0.0, 0.0, focal_length, y, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return info
+
+
+def _bytes_of_pixels(msg: Image, pixel_bytes: int) -> NDArray[np.uint8]:
+    """height x width x pixel_bytes view of an image of 8-bit values; its metadata is checked first."""
+    _check_layout(msg, pixel_bytes)
+    return np.ndarray((msg.height, msg.width, pixel_bytes), np.uint8, msg.data, strides=(msg.step, pixel_bytes, 1))
+
+
+def _check_layout(msg: Image, pixel_bytes: int) -> None:
+    """Raise ImageError unless size, step and length of the data fit together.
+
+    The padding of the last row carries nothing and some drivers leave it away, so it is not asked for.
+    """
+    row = msg.width * pixel_bytes
+    given = f"{msg.encoding} image {msg.width}x{msg.height}"
+    if msg.width <= 0 or msg.height <= 0:
+        raise ImageError("size", f"{given}; wanted: width and height above 0")
+    if len(msg.data) == 0:
+        raise ImageError("empty", f"{given} has no data; wanted: {row * msg.height} bytes")
+    if msg.step < row:
+        raise ImageError("step", f"{given} has step {msg.step}; wanted: at least {row} bytes a row")
+    needed = msg.step * (msg.height - 1) + row
+    if len(msg.data) < needed:
+        raise ImageError("length", f"{given}, step {msg.step}, has {len(msg.data)} bytes; wanted: at least {needed}")
+
+
+def _read_by_cv_bridge(msg: Image) -> NDArray[np.uint8]:
+    """The rarer encodings (yuv422, bayer_rggb8, rgb16, ...), converted to rgb8 by cv_bridge."""
+    bridge = _cv_bridge()
+    direct = ", ".join([*COLOUR_LAYOUTS, "mono16"])
+    if bridge is None:
+        raise ImageError(
+            "encoding",
+            f"colour image has encoding {msg.encoding!r}; read directly: {direct}; install cv_bridge for the others",
+        )
+    # Bytes a pixel are cv_bridge's to know; a payload shorter than its rows is refused here.
+    _check_layout(msg, 0)
+    try:
+        rgb: NDArray[np.uint8] = bridge.imgmsg_to_cv2(msg, desired_encoding="rgb8")
+    except Exception as error:
+        raise ImageError(
+            "encoding", f"cv_bridge cannot read encoding {msg.encoding!r} ({error}); read directly: {direct}"
+        ) from error
+    return rgb
+
+
+@functools.lru_cache(maxsize=1)
+def _cv_bridge() -> Any | None:
+    """A CvBridge, or None where cv_bridge is missing or broken."""
+    try:
+        return importlib.import_module("cv_bridge").CvBridge()
+    except Exception:  # Built for NumPy 1 and loaded with NumPy 2 it raises anything from ImportError to SystemError.
+        return None

@@ -1,0 +1,242 @@
+"""`dkn_node`: pairs colour and depth images, upsamples the depth, publishes it with its timing.
+
+Subscribed  in/rgb/image, in/rgb/camera_info, in/depth/image, in/depth/camera_info
+Published   depth/upsampled, depth/camera_info, depth/timing, /diagnostics
+Parameters  PipelineConfig and NodeConfig of `config.py`
+
+The ROS thread receives and pairs; one worker thread takes the newest pair, converts, calls the pipeline, publishes.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import time
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    ParameterUninitializedException,
+)
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions, install_signal_handlers
+from rclpy.time import Time
+from sensor_msgs.msg import CameraInfo, Image
+
+from dkn_ros.config import NodeConfig, PipelineConfig
+from dkn_ros.pipeline import Pipeline
+from dkn_ros.ros import parameters
+from dkn_ros.ros.diagnostics import Inputs, Statistics, assess, diagnostic_array, status_values, timing_array
+from dkn_ros.ros.messages import ImageError, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
+from dkn_ros.ros.sync import Pair, make_synchroniser
+from dkn_ros.ros.worker import Worker
+
+QUIET_SECONDS = 5.0
+"""A complaint is logged once in so many seconds; all are counted in the diagnostics."""
+STOP_SECONDS = 1.5
+START_ERRORS = (
+    ValueError,
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    ParameterUninitializedException,
+)
+"""What a node's constructor raises for parameters, weights and files that cannot be used."""
+
+
+def qos(reliability: str, depth: int) -> QoSProfile:
+    """A QoS profile of "best_effort" or "reliable" with a history of `depth`."""
+    policies = {"best_effort": QoSReliabilityPolicy.BEST_EFFORT, "reliable": QoSReliabilityPolicy.RELIABLE}
+    return QoSProfile(depth=depth, reliability=policies[reliability])
+
+
+class DknNode(Node):
+    """The node; raises ValueError in the constructor for parameters and weights that cannot be used."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("dkn_node", **kwargs)
+        pipeline_config = parameters.declare(self, PipelineConfig)
+        self.config = parameters.declare(self, NodeConfig)
+        self.pipeline = Pipeline(pipeline_config)
+        self._warm_up()
+
+        self.statistics = Statistics()
+        self.synchroniser = make_synchroniser(self._on_pair, self.config.queue_size, self.config.slop)
+        self.worker = Worker(self._work, lambda _: self.statistics.dropped_busy(), "dkn_worker")
+        self._output = Image()  # kept, with its buffer, from frame to frame
+        self._infos: dict[str, CameraInfo] = {}
+
+        outputs = qos(self.config.output_reliability, self.config.output_depth)
+        self._depth = self.create_publisher(Image, "depth/upsampled", outputs)
+        self._info = self.create_publisher(CameraInfo, "depth/camera_info", outputs)
+        self._timing = self.create_publisher(DiagnosticArray, "depth/timing", 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+
+        inputs = qos(self.config.input_reliability, self.config.queue_size)
+        for camera in ("rgb", "depth"):
+            remember = functools.partial(self._infos.__setitem__, camera)
+            self.create_subscription(CameraInfo, f"in/{camera}/camera_info", remember, inputs)
+        self._inputs = [
+            self.create_subscription(Image, "in/rgb/image", self._on_rgb, inputs),
+            self.create_subscription(Image, "in/depth/image", self._on_depth, inputs),
+        ]
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self.create_timer(1.0, self._diagnose)
+        rgb, depth = (s.topic_name for s in self._inputs)
+        pairing = f"pairing by {self.synchroniser.name}"
+        self.get_logger().info(f"ready: {rgb} + {depth} -> {self._depth.topic_name}; {pairing}")
+
+    def _warm_up(self) -> None:
+        c, p = self.config, self.pipeline
+        about = f"weights {p.card.name}, {p.device}, {_name(p.precision)}, {p.threads} threads"
+        if c.warm_up_width and c.warm_up_height:
+            sizes = (c.warm_up_width, c.warm_up_height)
+            small = [max(1, size // c.warm_up_factor) for size in sizes]
+            first = p.warm_up(*sizes, *small)
+            about += f"; {sizes[0]}x{sizes[1]}: first {first:.0f} ms, then {p.warm_up(*sizes, *small):.0f} ms"
+        self.get_logger().info(about)
+
+    # The ROS thread: receive, pair, hand over.
+
+    def _on_rgb(self, msg: Image) -> None:
+        self.statistics.received_rgb()
+        self.synchroniser.add_rgb(msg, self.get_clock().now().nanoseconds)
+
+    def _on_depth(self, msg: Image) -> None:
+        self.statistics.received_depth()
+        self.synchroniser.add_depth(msg, self.get_clock().now().nanoseconds)
+
+    def _on_pair(self, pair: Pair) -> None:
+        self.statistics.paired()
+        self.worker.put((pair, time.monotonic()))
+
+    # The worker thread: convert, call, publish.
+
+    def _work(self, arrived: tuple[Pair, float]) -> None:
+        try:
+            self._process(*arrived)
+        except ImageError as error:
+            self._refuse(error.reason, str(error))
+        except ValueError as error:
+            self._refuse("value", str(error))
+        except Exception as error:  # a robot's node lives on; what happened is in the log and in the diagnostics
+            if not self.context.ok():  # publishers are gone: we are being stopped
+                return
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.statistics.failed(f"frame failed: {text}")
+            self.get_logger().error(f"frame failed: {text}", throttle_duration_sec=QUIET_SECONDS)
+
+    def _process(self, pair: Pair, arrival: float) -> None:
+        start = time.perf_counter()
+        rgb, depth = read_rgb(pair.rgb), read_depth(pair.depth)
+        read = time.perf_counter()
+        enhanced = self.pipeline.enhance(rgb, depth)
+        done = time.perf_counter()
+        msg = self._output
+        msg.header = pair.rgb.header
+        if stamp_ns(msg.header.stamp) == 0:  # a driver without a clock: the best we know is when the image came
+            msg.header.stamp = Time(nanoseconds=pair.rgb_stamp_ns).to_msg()
+        write_depth(msg, enhanced.depth, self.config.output_encoding)
+        info = None
+        if "rgb" in self._infos:
+            info = scaled_camera_info(self._infos["rgb"], msg.width, msg.height)
+            info.header = msg.header
+        self._depth.publish(msg)
+        if info is not None:
+            self._info.publish(info)
+        end = time.perf_counter()
+        latency_ms = 1e3 * (time.monotonic() - arrival)
+        self.statistics.published(latency_ms)
+        stages = {name: ms for name, ms in enhanced.timings.items() if name != "whole"}
+        self._timing.publish(
+            timing_array(
+                msg.header.stamp,
+                str(self.pipeline.device),
+                {"receive": 1e3 * (read - start), **stages, "publish": 1e3 * (end - done)},
+                total_ms=1e3 * (end - start),
+                latency_ms=latency_ms,
+                pair_difference_ms=pair.difference_ms,
+                rgb_size=(rgb.shape[1], rgb.shape[0]),
+                depth_size=(depth.shape[1], depth.shape[0]),
+            )
+        )
+
+    def _refuse(self, reason: str, text: str) -> None:
+        self.statistics.refused(reason, text)
+        self.get_logger().warning(f"pair refused: {text}", throttle_duration_sec=QUIET_SECONDS)
+
+    # Parameters and diagnostics.
+
+    def _on_set_parameters(self, given: list[Parameter]) -> Any:
+        try:
+            config = parameters.changed(self.config, given)
+            pipeline_config = parameters.changed(self.pipeline.config, given)
+        except ValueError as error:
+            return parameters.result(error)
+        if config.slop != self.config.slop:
+            self.synchroniser.set_slop(config.slop)
+        self.config, self.pipeline.config = config, pipeline_config
+        return parameters.result(None)
+
+    def _diagnose(self) -> None:
+        now = self.statistics.snapshot()
+        rgb, depth = (s.topic_name for s in self._inputs)
+        publishers = self.count_publishers(rgb), self.count_publishers(depth)
+        inputs = Inputs(rgb, publishers[0], depth, publishers[1], self.synchroniser.slop)
+        level, message = assess(now, inputs, self.config.idle_seconds)
+        values = status_values(now, self.synchroniser.counts(), self.synchroniser.slop, self.synchroniser.name)
+        values |= {
+            "device": str(self.pipeline.device),
+            "precision": _name(self.pipeline.precision),
+            "threads": str(self.pipeline.threads),
+            "weights": f"{self.pipeline.card.name} {self.pipeline.card.sha256[:12]}",
+            "camera_info": "received" if "rgb" in self._infos else "none yet: depth/camera_info is not published",
+        }
+        name = f"{self.get_fully_qualified_name()[1:]}: depth upsampling"
+        stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(diagnostic_array(stamp, name, str(self.pipeline.device), level, message, values))
+
+    def stop(self) -> None:
+        """End the worker; call before the node is destroyed."""
+        if not self.worker.stop(STOP_SECONDS):
+            self.get_logger().warning(f"the frame in work did not end within {STOP_SECONDS} s; leaving it")
+
+
+def _name(precision: Any) -> str:
+    return str(precision).removeprefix("torch.")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until Ctrl-C or SIGTERM; exit status 0 then, 1 if it could not start."""
+    # Loading takes seconds in which rclpy would swallow the signal: end at once, with the status of a wanted end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node = None
+    try:
+        node = DknNode()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        install_signal_handlers(SignalHandlerOptions.ALL)
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except START_ERRORS as error:
+        rclpy.logging.get_logger("dkn_node").fatal(f"cannot start: {error}")
+        return 1
+    finally:
+        if node is not None:
+            node.stop()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

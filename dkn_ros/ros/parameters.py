@@ -1,0 +1,59 @@
+"""ROS parameters made from the settings dataclasses of `config.py`: one parameter a field, no default of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dkn_ros.config import Setting, Settings, settings_of
+
+if TYPE_CHECKING:
+    from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+    from rclpy.node import Node
+    from rclpy.parameter import Parameter
+
+Config = TypeVar("Config", bound=Settings)
+
+
+def declare(node: Node, kind: type[Config]) -> Config:
+    """Declare every field of a settings dataclass as a parameter and return the values that were given.
+
+    Fields that are not `live` are read-only.  Raises ValueError, naming the parameter, for values out of range.
+    """
+    values = {}
+    for name, (python_type, default, known) in settings_of(kind).items():
+        parameter = node.declare_parameter(name, default, _descriptor(python_type, known))
+        values[name] = parameter.value
+    return kind(**values)
+
+
+def changed(config: Config, parameters: Sequence[Parameter]) -> Config:
+    """`config` with those of `parameters` that it has; ValueError says what is wrong with a value."""
+    names = settings_of(type(config))
+    return dataclasses.replace(config, **{p.name: p.value for p in parameters if p.name in names})
+
+
+def result(error: ValueError | None) -> SetParametersResult:
+    """The answer to a request to set parameters."""
+    from rcl_interfaces.msg import SetParametersResult
+
+    return SetParametersResult(successful=error is None, reason="" if error is None else str(error))
+
+
+def _descriptor(kind: type, known: Setting) -> ParameterDescriptor:
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+    descriptor = ParameterDescriptor(description=known.description, read_only=not known.live)
+    if known.choices:
+        descriptor.additional_constraints = "one of " + ", ".join(map(str, known.choices))
+    if kind in (int, float) and (known.minimum is not None or known.maximum is not None):
+        largest: Any = 2**31 - 1 if kind is int else sys.float_info.max
+        low = kind(known.minimum) if known.minimum is not None else -largest
+        high = kind(known.maximum) if known.maximum is not None else largest
+        if kind is int:
+            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=0)]
+        else:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high, step=0.0)]
+    return descriptor

@@ -1,0 +1,143 @@
+"""`sim_camera`: a simulated RGB-D camera for demonstrations and tests.
+
+Published   rgb/image (rgb8), rgb/camera_info, depth/image (16UC1 or 32FC1), depth/camera_info,
+            truth/image (32FC1, the true depth of some frames, if subscribed), /diagnostics (frames sent)
+Parameters  CameraConfig of `config.py`
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import rclpy
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, Image
+
+from dkn_ros.config import CameraConfig
+from dkn_ros.ros import parameters
+from dkn_ros.ros.diagnostics import Level, diagnostic_array
+from dkn_ros.ros.messages import camera_info, depth_image, rgb_image
+from dkn_ros.ros.node import START_ERRORS, qos
+from dkn_ros.synthetic.source import Shot, shots
+
+SENT = "sent"
+"""Key of the frame count in the camera's diagnostics."""
+STATUS = "sim_camera: frames"
+"""Name of the camera's status there."""
+LAST_WORDS_SECONDS = 1.0
+"""How long it stays after its last frame, so that reliable messages arrive."""
+
+
+@dataclass(frozen=True)
+class _Messages:
+    """One frame ready to send: only stamps are missing."""
+
+    rgb: Image
+    rgb_info: CameraInfo
+    depth: Image
+    depth_info: CameraInfo
+    truth: Image
+
+
+class SimCamera(Node):
+    """The camera; `done` turns True when it has sent `count` frames."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("sim_camera", **kwargs)
+        self.config = parameters.declare(self, CameraConfig)
+        self.done = False
+        self.sent = 0
+        profile = qos(self.config.reliability, 5)
+        self._rgb = self.create_publisher(Image, "rgb/image", profile)
+        self._rgb_info = self.create_publisher(CameraInfo, "rgb/camera_info", profile)
+        self._depth = self.create_publisher(Image, "depth/image", profile)
+        self._depth_info = self.create_publisher(CameraInfo, "depth/camera_info", profile)
+        self._truth = self.create_publisher(Image, "truth/image", profile)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        started = time.monotonic()
+        messages = [self._messages(shot) for shot in shots(self.config)]
+        self.get_logger().info(
+            f"{len(messages)} frames of {self.config.source} in {time.monotonic() - started:.1f} s; "
+            f"colour {_size(messages[0].rgb)}, depth {_size(messages[0].depth)}, {self.config.rate:g} Hz"
+        )
+        self._frames = _forth_and_back(messages)
+        self.create_timer(1.0 / self.config.rate, self._send)
+        self.create_timer(1.0, self._report)
+
+    def _messages(self, shot: Shot) -> _Messages:
+        frame_id = self.config.frame_id
+        height, width = shot.truth.shape
+        info = camera_info(width, height, shot.focal_length, frame_id)
+        small = camera_info(shot.depth.shape[1], shot.depth.shape[0], shot.focal_length / self.config.factor, frame_id)
+        depth = depth_image(shot.depth, self.config.encoding, frame_id)
+        return _Messages(rgb_image(shot.rgb, frame_id), info, depth, small, depth_image(shot.truth, "32FC1", frame_id))
+
+    def _send(self) -> None:
+        if self.done or (self.config.wait and self.sent == 0 and not self._heard()):
+            return
+        frame = next(self._frames)
+        stamp: Time = self.get_clock().now().to_msg()
+        for message in (frame.rgb, frame.rgb_info, frame.depth, frame.depth_info, frame.truth):
+            message.header.stamp = stamp
+        every = self.config.truth_every
+        # The truth first: who compares has it when the result comes.
+        if every and self.sent % every == 0 and self._truth.get_subscription_count():
+            self._truth.publish(frame.truth)
+        self._depth_info.publish(frame.depth_info)
+        self._depth.publish(frame.depth)
+        self._rgb_info.publish(frame.rgb_info)
+        self._rgb.publish(frame.rgb)
+        self.sent += 1
+        if self.sent == self.config.count:
+            self.done = True
+            self._report()
+
+    def _heard(self) -> bool:
+        return bool(self._rgb.get_subscription_count() and self._depth.get_subscription_count())
+
+    def _report(self) -> None:
+        message = f"{self.sent} frames sent" if self.sent else "waiting for a subscriber"
+        stamp = self.get_clock().now().to_msg()
+        values = {SENT: str(self.sent), "source": self.config.source}
+        self._diagnostics.publish(diagnostic_array(stamp, STATUS, "simulated", Level.OK, message, values))
+
+
+def _forth_and_back(frames: list[_Messages]) -> Iterator[_Messages]:
+    return itertools.cycle(frames + frames[-2:0:-1])
+
+
+def _size(image: Image) -> str:
+    return f"{image.width}x{image.height}"
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the camera until it has sent its frames, Ctrl-C or SIGTERM; exit status 1 if it could not start."""
+    rclpy.init(args=args)
+    node = None
+    try:
+        node = SimCamera()
+        while not node.done:
+            rclpy.spin_once(node)
+        time.sleep(LAST_WORDS_SECONDS)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except START_ERRORS as error:
+        rclpy.logging.get_logger("sim_camera").fatal(f"cannot start: {error}")
+        return 1
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
