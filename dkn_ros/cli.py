@@ -91,6 +91,13 @@ def _train(given: argparse.Namespace) -> int:
     return 0
 
 
+def _parameters(given: argparse.Namespace) -> int:
+    from dkn_ros.ros.parameters import commented_yaml
+
+    print(commented_yaml())
+    return 0
+
+
 def _weights_list(given: argparse.Namespace) -> int:
     from dkn_ros.weights import shipped_cards
 
@@ -149,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(commands, "train", "train weights by a recipe; goes on where it was interrupted", _train)
     train.add_argument("recipe", metavar="CONFIG", help="YAML with fields of TrainingConfig, such as weights/fdkn.yaml")
     train.add_argument("--out", metavar="DIR", default="training", help="folder for checkpoint, loss curve and weights")
+
+    _command(commands, "parameters", "print a ROS parameter file with every parameter and its default", _parameters)
 
     weights = commands.add_parser("weights", help="list, show or import weight files").add_subparsers(
         dest="action", required=True, metavar="ACTION"

@@ -43,6 +43,7 @@ QUIET_SECONDS = 5.0
 STOP_SECONDS = 1.5
 START_ERRORS = (
     ValueError,
+    OSError,
     InvalidParameterTypeException,
     InvalidParameterValueException,
     ParameterUninitializedException,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dkn_ros.config import Setting, Settings, settings_of
+from dkn_ros.config import CameraConfig, NodeConfig, PipelineConfig, Setting, Settings, settings_of
 
 if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
@@ -40,6 +40,39 @@ def result(error: ValueError | None) -> SetParametersResult:
     from rcl_interfaces.msg import SetParametersResult
 
     return SetParametersResult(successful=error is None, reason="" if error is None else str(error))
+
+
+def commented_yaml() -> str:
+    """A parameter file of both nodes that changes nothing: every parameter in a comment, with its default.
+
+    `config/dkn.yaml` is this text (`dkn parameters`).
+    """
+    return _YAML_HEAD + "\n\n".join(
+        f"/**/{node}:\n  ros__parameters:\n{_YAML_FILLER}" + "\n\n".join(_yaml_lines(kind) for kind in kinds)
+        for node, kinds in (("dkn_node", (PipelineConfig, NodeConfig)), ("sim_camera", (CameraConfig,)))
+    )
+
+
+_YAML_HEAD = """\
+# Every parameter of dkn_node and sim_camera, made by `dkn parameters`. "#name: value" shows a default: remove the "#"
+# to change it, in a copy:
+#   ros2 launch dkn_ros kinect.launch.py params_file:=/path/to/copy.yaml
+# [live]: may change while the node runs, with "ros2 param set". "/**/" makes a section hold in every namespace.
+
+"""
+_YAML_FILLER = """\
+    # ROS rejects a section without any value; this one is here so that all the others may be comments
+    use_sim_time: false
+
+"""
+
+
+def _yaml_lines(kind: type[Settings]) -> str:
+    lines = []
+    for name, (_, default, known) in settings_of(kind).items():
+        lines.append(f"    # {known.description}{' [live]' if known.live else ''}")
+        lines.append(f"    #{name}: {str(default).lower() if isinstance(default, bool) else default}")
+    return "\n".join(lines)
 
 
 def _descriptor(kind: type, known: Setting) -> ParameterDescriptor:

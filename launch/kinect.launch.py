@@ -1,0 +1,19 @@
+"""Depth of a Kinect v1 (driver kinect_ros2), upsampled on its colour image: `ros2 launch dkn_ros kinect.launch.py`.
+
+`--show-args` lists the arguments; `sim:=true` starts a simulated camera in the place of the Kinect.
+"""
+
+from dkn_ros.ros.launch_description import Preset, describe
+
+
+def generate_launch_description():
+    """The description that ROS 2 launch asks for."""
+    return describe(
+        Preset(
+            rgb_topic="/kinect/image_raw",
+            rgb_info_topic="/kinect/camera_info",
+            depth_topic="/kinect/depth/image_raw",
+            depth_info_topic="/kinect/depth/camera_info",
+            params="kinect.yaml",
+        )
+    )

@@ -1,0 +1,199 @@
+"""The launch files: their tables without ROS, and the processes they start where ROS launch is installed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dkn_ros.config import PipelineConfig, settings_of
+from dkn_ros.ros import launch_description as shared
+
+ROOT = Path(__file__).resolve().parents[1]
+LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+# Not "launch": the folder launch/ makes that name importable.
+needs_launch = pytest.mark.skipif(not find_spec("launch_ros"), reason="launch_ros comes with a ROS installation")
+needs_rclpy = pytest.mark.skipif(not find_spec("rclpy"), reason="rclpy is not installed")
+RUN_LAUNCH = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+file, *arguments = sys.argv[1:]
+given = [tuple(argument.split(":=")) for argument in arguments]
+service = LaunchService()
+source = PythonLaunchDescriptionSource(file)
+service.include_launch_description(
+    LaunchDescription([IncludeLaunchDescription(source, launch_arguments=given)])
+)
+sys.exit(service.run())
+"""
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_launch_file_states_a_preset(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without ROS: the file hands a complete preset with absolute topics to the shared description."""
+    presets: list[shared.Preset] = []
+    monkeypatch.setattr(shared, "describe", presets.append)
+    runpy.run_path(str(path))["generate_launch_description"]()
+    (preset,) = presets
+    assert all(getattr(preset, argument).startswith("/") for argument in shared.INPUTS)
+    assert (ROOT / "config" / preset.params).is_file()
+
+
+def test_every_topic_argument_feeds_the_node_and_the_simulated_camera() -> None:
+    topics = {field.name for field in fields(shared.Preset)} - {"params"}
+    assert topics == set(shared.INPUTS) == set(shared.CAMERA_OUTPUTS)
+    assert topics | set(shared.OVERRIDES) <= set(shared.DESCRIPTIONS)
+    assert set(shared.RVIZ_TOPICS.values()) <= topics
+    assert set(shared.OVERRIDES) <= set(settings_of(PipelineConfig))
+
+
+@pytest.mark.parametrize(
+    ("module", "topics"), [("node", shared.INPUTS), ("sim_camera", shared.CAMERA_OUTPUTS)], ids=["node", "camera"]
+)
+def test_remapped_topics_are_those_of_the_source(module: str, topics: dict[str, str]) -> None:
+    """Runs without rclpy: the names are read from the source text."""
+    tree = ast.parse((ROOT / "dkn_ros" / "ros" / f"{module}.py").read_text())
+    patterns = [_pattern(node) for node in ast.walk(tree) if isinstance(node, ast.Constant | ast.JoinedStr)]
+    for topic in topics.values():
+        assert any(re.fullmatch(pattern, topic) for pattern in patterns), topic
+
+
+def test_rviz_topics_are_those_of_its_file() -> None:
+    manager = yaml.safe_load((ROOT / "config" / "dkn.rviz").read_text())["Visualization Manager"]
+    shown = {display["Topic"]["Value"] for display in manager["Displays"]}
+    assert shown == {*shared.RVIZ_TOPICS, shared.RVIZ_OUTPUT}
+
+
+def test_transport_profile_is_set_unless_the_user_chose_one() -> None:
+    profile = str(ROOT / "config" / "fastdds.xml")
+    assert shared.transport_environment({"ROS_DISTRO": "jazzy"}) == {"FASTRTPS_DEFAULT_PROFILES_FILE": profile}
+    assert shared.transport_environment({"ROS_DISTRO": "lyrical"}) == {"FASTDDS_DEFAULT_PROFILES_FILE": profile}
+    assert shared.transport_environment({}) == {"FASTDDS_DEFAULT_PROFILES_FILE": profile}
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        assert shared.transport_environment({name: "/mine.xml"}) == {}
+
+
+@needs_launch
+def test_arguments_reach_the_processes(tmp_path: Path) -> None:
+    """Executables that only note how they were started stand in for the nodes."""
+    note = f"""
+import json, os, sys
+name = os.path.basename(sys.argv[0])
+with open(os.path.join({str(tmp_path)!r}, name + ".json"), "w") as file:
+    json.dump([sys.argv[1:], dict(os.environ)], file)
+"""
+    prefix = _install(tmp_path / "prefix", {"dkn_node": note, "sim_camera": note})
+    parameters = tmp_path / "mine.yaml"
+    parameters.write_text("/**/dkn_node:\n  ros__parameters:\n    threads: 1\n")
+    arguments = ["sim:=true", "namespace:=robot", "device:=cpu", "log_level:=debug", "rgb_topic:=/my/rgb"]
+    with _launched(prefix, f"params_file:={parameters}", *arguments) as process:
+        process.wait(60)
+    (node, node_environment), (camera, _) = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("dkn_node", "sim_camera")
+    )
+    assert shared.transport_environment(os.environ).items() <= node_environment.items()
+    for started, rgb in ((node, "in/rgb/image"), (camera, "rgb/image")):
+        assert {"__ns:=/robot", f"{rgb}:=/my/rgb", str(parameters), "debug"} <= set(started)
+    assert "in/depth/image:=/kinect/depth/image_raw" in node
+    mine, overrides = [after for flag, after in pairwise(node) if flag == "--params-file"]
+    assert mine == str(parameters)
+    assert list(yaml.safe_load(Path(overrides).read_text()).values()) == [{"ros__parameters": {"device": "cpu"}}]
+
+
+@needs_launch
+@needs_rclpy
+def test_simulated_kinect_gives_upsampled_depth(tmp_path: Path, small_weights: Path) -> None:
+    run = "import sys; from dkn_ros.ros.{} import main; sys.exit(main())"
+    prefix = _install(tmp_path, {"dkn_node": run.format("node"), "sim_camera": run.format("sim_camera")})
+    with _launched(prefix, "sim:=true", "device:=cpu", f"weights:={small_weights}") as process:
+        image = _first_image("/depth/upsampled", process)
+    assert (image.width, image.height, image.encoding) == (640, 480, "32FC1")
+    assert image.header.frame_id == "kinect_camera_optical", "the parameter file did not reach the camera"
+
+
+def _pattern(text: ast.AST) -> str:
+    """A regular expression of a literal string or f-string."""
+    if isinstance(text, ast.JoinedStr):
+        return "".join(map(_pattern, text.values))
+    return re.escape(str(text.value)) if isinstance(text, ast.Constant) else r"\w+"
+
+
+def _install(prefix: Path, programs: dict[str, str]) -> Path:
+    """An install prefix as colcon makes it, whose executables run `programs`."""
+    marker = prefix / "share" / "ament_index" / "resource_index" / "packages" / "dkn_ros"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    executables = prefix / "lib" / "dkn_ros"
+    executables.mkdir(parents=True)
+    for name, program in programs.items():
+        (executables / name).write_text(f"#!{sys.executable}\n{program}\n")
+        (executables / name).chmod(0o755)
+    return prefix
+
+
+@contextmanager
+def _launched(prefix: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """kinect.launch.py in a process of its own, interrupted at the end as by Ctrl-C."""
+    path = os.pathsep.join(filter(None, [str(prefix), os.environ.get("AMENT_PREFIX_PATH", "")]))
+    modules = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = os.environ | {"AMENT_PREFIX_PATH": path, "PYTHONPATH": modules, "ROS_LOG_DIR": str(prefix / "log")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN_LAUNCH, str(ROOT / "launch" / "kinect.launch.py"), *arguments],
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(20)
+
+
+def _first_image(topic: str, process: subprocess.Popen[bytes], seconds: float = 120.0) -> Any:
+    """The first image of a topic; fails when `process` ends or the time is over before it comes."""
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.qos import qos_profile_sensor_data
+    from sensor_msgs.msg import Image
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("listener", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    images: list[Any] = []
+    node.create_subscription(Image, topic, images.append, qos_profile_sensor_data)
+    end = time.monotonic() + seconds
+    try:
+        while not images:
+            assert process.poll() is None, "the launched processes ended before an image came"
+            assert time.monotonic() < end, f"no image on {topic} within {seconds:.0f} s"
+            executor.spin_once(timeout_sec=0.2)
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+    return images[0]
