@@ -95,10 +95,12 @@ class Pipeline:
 
         with clock.stage("preprocess"):
             metres = to_metres(depth, self.config.min_depth, self.config.max_depth)
-            if np.isnan(metres).all():
-                return self._nothing(height, width, clock)
-            target = target_image(metres, width, height)
-            guidance = guidance_image(rgb, self.model.options.rgb)
+            blind = bool(np.isnan(metres).all())
+            if not blind:
+                target = target_image(metres, width, height)
+                guidance = guidance_image(rgb, self.model.options.rgb)
+        if blind:
+            return self._nothing(height, width, clock)
 
         filtered = self._filter(guidance, target.image, target.validity, clock)
 

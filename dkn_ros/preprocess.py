@@ -26,7 +26,7 @@ class Target:
     image: FloatImage
     """HxW on the colour grid, 0..1 up to the overshoot of bicubic resampling, no NaN."""
     validity: FloatImage
-    """HxW, 1 where a measured pixel lies, 0 where its value was filled in."""
+    """HxW, how much was measured there, see `graded_validity`; 0 where the value was filled in."""
     distance: FloatImage
     """HxW, pixels of the colour grid to the nearest measured depth."""
     low: float
@@ -79,6 +79,15 @@ def resample(image: FloatImage, width: int, height: int) -> FloatImage:
     return np.array(source.resize((width, height), Image.Resampling.BICUBIC))
 
 
+def graded_validity(ratio: float) -> float:
+    """The validity of measured depth: 1 at the colour image's resolution, 1/8 less for each halving, at least 1/8.
+
+    One network serves all ratios; this tells it how blurred a depth edge has to look.  ratio: geometric mean of both
+    axes.
+    """
+    return float(np.clip(1 - np.log2(max(ratio, 1.0)) / 8, 1 / 8, 1))
+
+
 def target_image(depth: FloatImage, width: int, height: int) -> Target:
     """Bring metric depth (hxw float32, NaN invalid) onto a `width` x `height` colour grid and into 0..1.
 
@@ -90,13 +99,14 @@ def target_image(depth: FloatImage, width: int, height: int) -> Target:
     # A flat frame has no range of its own; any will do, and 1 keeps it flat.
     span = high - low if high > low else 1.0
     image = resample((filled - np.float32(low)) / np.float32(span), width, height)
-    ratio = max(width / depth.shape[1], height / depth.shape[0])
+    across, down = width / depth.shape[1], height / depth.shape[0]
+    measured = np.float32(graded_validity((across * down) ** 0.5))
     if not distance.any():
-        whole = np.zeros((height, width), np.float32)
-        return Target(image, np.ones_like(whole), whole, low, low + span)
+        nowhere = np.zeros((height, width), np.float32)
+        return Target(image, np.full_like(nowhere, measured), nowhere, low, low + span)
     # Between a measured and a filled pixel the border runs half a pixel from both centres.
-    away = np.maximum(distance - np.float32(0.5), 0) * np.float32(ratio)
+    away = np.maximum(distance - np.float32(0.5), 0) * np.float32(max(across, down))
     away = cv2.resize(away, (width, height), interpolation=cv2.INTER_LINEAR)
-    measured = (distance == 0).astype(np.float32)
-    validity = cv2.resize(measured, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return Target(image, validity, away, low, low + span)
+    where = np.where(distance == 0, measured, np.float32(0))
+    validity = cv2.resize(where, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return Target(image, np.asarray(validity, np.float32), np.asarray(away, np.float32), low, low + span)

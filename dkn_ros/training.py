@@ -11,15 +11,12 @@ import math
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import yaml
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -29,91 +26,15 @@ from dkn_ros.config import TrainingConfig
 from dkn_ros.device import resolve_device
 from dkn_ros.models import FDKN, build_model
 from dkn_ros.preprocess import guidance_image, target_image
-from dkn_ros.synthetic.degradation import CameraModel, degrade, random_camera
+from dkn_ros.synthetic.degradation import CameraModel, degrade
+from dkn_ros.synthetic.samples import SceneStore
 from dkn_ros.synthetic.scene import Scene
 from dkn_ros.weights import Card, save_weights
 
-FloatImage = NDArray[np.float32]
-
-RATIOS = {1: 0.05, 2: 0.12, 3: 0.05, 4: 0.23, 6: 0.08, 8: 0.32, 12: 0.06, 16: 0.09}
-"""How often each ratio of colour to depth size is drawn."""
 FILLED_WEIGHT = 0.3
 """Weight in the loss of pixels whose input was filled in: what lies in a hole can often not be known."""
 VALIDATION_SCENES = 6
 VALIDATION_SEED = 900_000_000
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One crop, on the colour grid and scaled as the network sees it."""
-
-    guidance: FloatImage  # Cxcropxcrop
-    target: FloatImage  # cropxcrop, as are those below
-    validity: FloatImage
-    truth: FloatImage
-
-
-class SceneStore:
-    """Rendered scenes in memory: uint8 colour and float32 depth."""
-
-    def __init__(self, count: int, seed: int, progress: bool = True) -> None:
-        self.frames: list[tuple[NDArray[np.uint8], FloatImage]] = []
-        for i in tqdm(range(count), desc="scenes", unit="scene", disable=not progress):
-            rng = np.random.default_rng((seed, 1, i))
-            frame = Scene(int(rng.integers(2**31))).frame(time=float(rng.uniform(0, 20)))
-            self.frames.append((frame.rgb, frame.depth))
-
-    def draw(self, config: TrainingConfig, rng: np.random.Generator) -> Sample:
-        """A random crop of a random scene through a random camera."""
-        factor = int(rng.choice(list(RATIOS), p=list(RATIOS.values())))
-        camera = random_camera(rng, factor)
-        while True:
-            rgb, depth = self.frames[int(rng.integers(len(self.frames)))]
-            rgb, truth = _crop(rgb, depth, config, rng)
-            low = degrade(truth, camera, rng)
-            if not np.isnan(low).all():
-                break
-        if rng.random() < 0.15:  # so that disparities and inverse depth work too
-            truth, low, depth = (np.float32(1) / image for image in (truth, low, depth))
-        target = target_image(low, config.crop, config.crop)
-        span = target.high - target.low
-        # A crop shows a part of its frame's depth range; as in a whole frame, it shall fill a part of 0..1.
-        share = 1.0 if rng.random() < 0.25 else min(1.0, span / float(np.ptp(depth) * rng.uniform(0.7, 1.3)))
-        start, sign = rng.uniform(0, 1 - share), 1.0
-        if rng.random() < 0.15:
-            start, sign = 1 - start, -1.0
-        image, true = (start + sign * share * part for part in (target.image, (truth - target.low) / span))
-        guidance = guidance_image(_colour_variation(rgb, rng), bool(config.options.get("rgb", False)))
-        return Sample(guidance, image.astype(np.float32), target.validity, true.astype(np.float32))
-
-
-def _crop(
-    rgb: NDArray[np.uint8], depth: FloatImage, config: TrainingConfig, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], FloatImage]:
-    """The same square of both images, the colour sometimes shifted, both sometimes mirrored."""
-    size = config.crop
-    reach = int(config.misregistration) if rng.random() < 0.3 else 0
-    y = int(rng.integers(reach, depth.shape[0] - size - reach + 1))
-    x = int(rng.integers(reach, depth.shape[1] - size - reach + 1))
-    dy, dx = (int(v) for v in rng.integers(-reach, reach + 1, 2))
-    colour, crop = rgb[y + dy : y + dy + size, x + dx : x + dx + size], depth[y : y + size, x : x + size]
-    if rng.random() < 0.5:
-        colour, crop = colour[:, ::-1], crop[:, ::-1]
-    if rng.random() < 0.2:
-        colour, crop = colour[::-1], crop[::-1]
-    return np.ascontiguousarray(colour), np.ascontiguousarray(crop)
-
-
-def _colour_variation(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Another exposure, gamma or sharpness of the same picture."""
-    image = rgb.astype(np.float32) / 255
-    if rng.random() < 0.5:
-        image = np.clip(image * rng.uniform(0.5, 1.5), 0, 1) ** np.float32(rng.uniform(0.7, 1.5))
-    if rng.random() < 0.3:
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.5))), np.float32)
-    if rng.random() < 0.3:
-        image = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.05))
-    return np.asarray(np.clip(image * 255, 0, 255), np.uint8)
 
 
 def loss_of(output: Tensor, truth: Tensor, validity: Tensor) -> Tensor:
@@ -121,7 +42,7 @@ def loss_of(output: Tensor, truth: Tensor, validity: Tensor) -> Tensor:
 
     The first is the paper's loss; the second makes the few pixels at edges count, as RMSE, the field's measure, does.
     """
-    weight = FILLED_WEIGHT + (1 - FILLED_WEIGHT) * validity
+    weight = torch.where(validity > 0, 1.0, FILLED_WEIGHT)
     weight = weight / weight.sum(dim=(1, 2, 3), keepdim=True)
     error = output - truth
     absolute = (weight * error.abs()).sum(dim=(1, 2, 3))

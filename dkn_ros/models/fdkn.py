@@ -40,7 +40,7 @@ class FDKNOptions:
     rgb: bool = False
     """Guidance of three colour channels instead of luminance."""
     validity: bool = False
-    """The target tower also sees which pixels stem from measured depth (1) and which were filled in (0)."""
+    """The target tower also sees where depth was measured and how densely, see `preprocess.graded_validity`."""
     published_grid: bool = False
     """Sample where the authors' published code samples, see `_published_offset`; for their checkpoints."""
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from dkn_ros.preprocess import fill_holes, resample
 
 FloatImage = NDArray[np.float32]
 
@@ -124,9 +125,9 @@ def lower(depth: FloatImage, factor: int, method: str, phase: tuple[float, float
     blocks = cut.reshape(height, factor, width, factor)
     if method == "area":
         return blocks.mean(axis=(1, 3), dtype=np.float32)
-    unknown = np.isnan(cut)
-    image = Image.fromarray(np.where(unknown, np.float32(0.0), cut))
-    low = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
+    # Bicubic reaches beyond its block, so unknown pixels need values that do not spoil their neighbours'.
+    filled = cut if np.isnan(cut).all() else fill_holes(cut)[0]
+    low = resample(filled, width, height)
     low[np.isnan(blocks).any(axis=(1, 3))] = np.nan
     return low
 
