@@ -229,7 +229,10 @@ def read_recipe(path: Path) -> TrainingConfig:
     """A recipe from YAML; ValueError says which field is wrong."""
     if not path.is_file():
         raise ValueError(f"no recipe {path}; give a YAML file with fields of TrainingConfig")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}; wanted: a mapping of settings")
     return TrainingConfig.from_mapping(content)

@@ -14,7 +14,15 @@ import pytest
 
 from dkn_ros.geometry import crop_intrinsics, scale_intrinsics
 from dkn_ros.ros import messages
-from dkn_ros.ros.messages import ImageError, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
+from dkn_ros.ros.messages import (
+    ImageError,
+    read_depth,
+    read_rgb,
+    registration,
+    scaled_camera_info,
+    stamp_ns,
+    write_depth,
+)
 
 WIDTH, HEIGHT = 5, 3
 PADDINGS = (0, 4, 3)  # 3 puts the rows of 16 and 32-bit images at odd addresses
@@ -384,3 +392,22 @@ def test_real_camera_info() -> None:
     scaled = scaled_camera_info(info, 640, 480)
     assert (scaled.width, scaled.roi.width, info.roi.width, info.width) == (640, 0, 320, 640)
     np.testing.assert_allclose(project(scaled.k.reshape(3, 3))[:, 0], (project(K)[:, 0] - 40 + 0.5) * 2 - 0.5)
+
+
+def _info(width: int, focal_length: float, frame_id: str = "camera") -> Any:
+    return SimpleNamespace(width=width, k=[focal_length], header=SimpleNamespace(frame_id=frame_id))
+
+
+@pytest.mark.parametrize(
+    ("rgb", "depth", "said"),
+    [
+        (None, _info(80, 60), "unknown"),
+        (_info(640, 525), None, "unknown"),
+        (_info(640, 525), _info(80, 525 / 8), "seen from the colour camera"),
+        (_info(640, 525), _info(80, 0.0), "seen from the colour camera"),
+        (_info(640, 525), _info(80, 60), "fields of view"),
+        (_info(640, 525), _info(80, 525 / 8, "depth"), "'camera', depth in 'depth'"),
+    ],
+)
+def test_registration_says_whether_both_see_from_one_place(rgb: Any, depth: Any, said: str) -> None:
+    assert said in registration(rgb, depth)

@@ -38,6 +38,8 @@ COLOUR_LAYOUTS: dict[str, tuple[int, slice | int]] = {
 }
 # encoding -> NumPy type without its byte order
 DEPTH_TYPES: dict[str, str] = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
+# relative difference of focal length over width up to which two images are taken to show the same field of view
+SAME_FIELD = 0.02
 # what write_depth can write
 OUTPUT_TYPES: dict[str, type[np.generic]] = {"32FC1": np.float32, "16UC1": np.uint16}
 
@@ -143,6 +145,20 @@ def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:
     scaled.binning_x = scaled.binning_y = 0
     scaled.roi = type(info.roi)()
     return scaled
+
+
+def registration(rgb: CameraInfo | None, depth: CameraInfo | None) -> str:
+    """A sentence on whether the depth is seen from the colour camera, as far as both CameraInfos tell."""
+    if rgb is None or depth is None:
+        return "unknown: camera_info has not come for both images"
+    if rgb.header.frame_id != depth.header.frame_id:
+        frames = f"colour is in frame {rgb.header.frame_id!r}, depth in {depth.header.frame_id!r}"
+        return f"{frames}; turn on the driver's depth registration, or edges will be off"
+    # Of one camera, whatever the resolution; where either is not calibrated (0), nothing can be said.
+    across, depth_across = (info.k[0] / info.width if info.width else 0.0 for info in (rgb, depth))
+    if across and depth_across and abs(across / depth_across - 1) > SAME_FIELD:
+        return "the images have different fields of view; turn on the driver's depth registration, or edges will be off"
+    return "depth is seen from the colour camera"
 
 
 def rgb_image(rgb: NDArray[np.uint8], frame_id: str) -> Image:

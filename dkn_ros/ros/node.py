@@ -31,10 +31,17 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 
 from dkn_ros.config import NodeConfig, PipelineConfig
-from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros import parameters
 from dkn_ros.ros.diagnostics import Inputs, Statistics, assess, diagnostic_array, status_values, timing_array
-from dkn_ros.ros.messages import ImageError, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
+from dkn_ros.ros.messages import (
+    ImageError,
+    read_depth,
+    read_rgb,
+    registration,
+    scaled_camera_info,
+    stamp_ns,
+    write_depth,
+)
 from dkn_ros.ros.sync import Pair, make_synchroniser
 from dkn_ros.ros.worker import Worker
 
@@ -64,6 +71,9 @@ class DknNode(Node):
         super().__init__("dkn_node", **kwargs)
         pipeline_config = parameters.declare(self, PipelineConfig)
         self.config = parameters.declare(self, NodeConfig)
+        # Here, not above: torch takes seconds to load, and by now `main` listens to Ctrl-C and SIGTERM.
+        from dkn_ros.pipeline import Pipeline
+
         self.pipeline = Pipeline(pipeline_config)
         self._warm_up()
 
@@ -144,10 +154,7 @@ class DknNode(Node):
         if stamp_ns(msg.header.stamp) == 0:  # a driver without a clock: the best we know is when the image came
             msg.header.stamp = Time(nanoseconds=pair.rgb_stamp_ns).to_msg()
         write_depth(msg, enhanced.depth, self.config.output_encoding)
-        info = None
-        if "rgb" in self._infos:
-            info = scaled_camera_info(self._infos["rgb"], msg.width, msg.height)
-            info.header = msg.header
+        info = self._camera_info(msg)
         self._depth.publish(msg)
         if info is not None:
             self._info.publish(info)
@@ -167,6 +174,18 @@ class DknNode(Node):
                 depth_size=(depth.shape[1], depth.shape[0]),
             )
         )
+
+    def _camera_info(self, msg: Image) -> CameraInfo | None:
+        """What describes `msg`; None without a camera_info that is of use: depth is published all the same."""
+        if "rgb" not in self._infos:
+            return None
+        try:
+            info = scaled_camera_info(self._infos["rgb"], msg.width, msg.height)
+        except ImageError as error:
+            self.get_logger().warning(f"no depth/camera_info: {error}", throttle_duration_sec=QUIET_SECONDS)
+            return None
+        info.header = msg.header
+        return info
 
     def _refuse(self, reason: str, text: str) -> None:
         self.statistics.refused(reason, text)
@@ -198,6 +217,7 @@ class DknNode(Node):
             "threads": str(self.pipeline.threads),
             "weights": f"{self.pipeline.card.name} {self.pipeline.card.sha256[:12]}",
             "camera_info": "received" if "rgb" in self._infos else "none yet: depth/camera_info is not published",
+            "registration": registration(self._infos.get("rgb"), self._infos.get("depth")),
         }
         name = f"{self.get_fully_qualified_name()[1:]}: depth upsampling"
         stamp = self.get_clock().now().to_msg()

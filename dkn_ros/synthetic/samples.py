@@ -54,8 +54,11 @@ class SceneStore:
             truth, low, depth = (np.float32(1) / image for image in (truth, low, depth))
         target = target_image(low, config.crop, config.crop)
         span = target.high - target.low
-        # A crop shows a part of its frame's depth range; as in a whole frame, it shall fill a part of 0..1.
-        share = 1.0 if rng.random() < 0.25 else min(1.0, span / float(np.ptp(depth) * rng.uniform(0.7, 1.3)))
+        # A crop shows a part of its frame's depth range; as in a whole frame, it shall fill a part of 0..1.  Sometimes
+        # it fills all of it, with the truth: a thin object that the camera missed must not lie far outside.
+        widest = max(float(truth.max()), target.high) - min(float(truth.min()), target.low)
+        whole = widest if rng.random() < 0.25 else max(widest, float(np.ptp(depth) * rng.uniform(0.7, 1.3)))
+        share = span / whole
         start, sign = rng.uniform(0, 1 - share), 1.0
         if rng.random() < 0.15:
             start, sign = 1 - start, -1.0
