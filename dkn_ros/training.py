@@ -38,16 +38,13 @@ VALIDATION_SEED = 900_000_000
 
 
 def loss_of(output: Tensor, truth: Tensor, validity: Tensor) -> Tensor:
-    """Mean over the crops of mean absolute plus root mean square error, both in parts of the depth range.
+    """Mean absolute error in parts of the depth range, the loss of the paper.
 
-    The first is the paper's loss; the second makes the few pixels at edges count, as RMSE, the field's measure, does.
+    Adding each crop's root mean square error, nearer to what is measured in the end, was tried and given up: it gives
+    a flat crop the same pull as one full of edges, and after 1000 steps the guidance was still not used.
     """
     weight = torch.where(validity > 0, 1.0, FILLED_WEIGHT)
-    weight = weight / weight.sum(dim=(1, 2, 3), keepdim=True)
-    error = output - truth
-    absolute = (weight * error.abs()).sum(dim=(1, 2, 3))
-    square = (weight * error.square()).sum(dim=(1, 2, 3))
-    return (absolute + torch.sqrt(square + 1e-8)).mean()
+    return (weight * (output - truth).abs()).sum() / weight.sum()
 
 
 class Trainer:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+_LOGGER = logging.getLogger(__name__)
 
 
 class Worker(Generic[Item]):
-    """Calls `work` with the newest item put in; an item that a newer one overtakes is given to `overtaken` instead."""
+    """Calls `work` with the newest item put in; an item that a newer one overtakes is given to `overtaken` instead.
+
+    What `work` raises is logged, and the next item is worked on.
+    """
 
     def __init__(self, work: Callable[[Item], None], overtaken: Callable[[Item], None], name: str) -> None:
         self._work, self._overtaken = work, overtaken
@@ -45,4 +50,7 @@ class Worker(Generic[Item]):
                     return
                 item, self._item = self._item, None
             assert item is not None
-            self._work(item)
+            try:
+                self._work(item)
+            except Exception:  # the thread must live: without it every later item would wait in vain
+                _LOGGER.exception("%s: an item failed", self._thread.name)

@@ -65,11 +65,11 @@ KINECT = CameraModel(lateral_noise=0.5, disparity_noise=1 / 6, disparity_step=1 
 
 def random_camera(rng: np.random.Generator, factor: int) -> CameraModel:
     """Draw a camera for training: from a clean bicubic reduction to a noisy, holey, decimating sensor."""
-    method = str(rng.choice(["nearest", "area", "bicubic"], p=[0.45, 0.2, 0.35]))
+    method = str(rng.choice(["nearest", "area", "bicubic"], p=[0.4, 0.2, 0.4]))
     camera = CameraModel(factor=factor, method=method)
     if method == "nearest" and rng.random() < 0.5:
         camera = dataclasses.replace(camera, phase=(float(rng.random()), float(rng.random())))
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         strength = rng.random()
         camera = dataclasses.replace(
             camera,
@@ -77,7 +77,7 @@ def random_camera(rng: np.random.Generator, factor: int) -> CameraModel:
             disparity_noise=strength * rng.random() / 3,
             disparity_step=float(rng.choice([0.0, 1 / 8, 1 / 4])) * strength,
         )
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         camera = dataclasses.replace(
             camera,
             shadows=float(rng.random()) if rng.random() < 0.7 else 0.0,

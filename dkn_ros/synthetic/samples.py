@@ -16,7 +16,7 @@ from dkn_ros.synthetic.scene import Scene
 
 FloatImage = NDArray[np.float32]
 
-RATIOS = {1: 0.05, 2: 0.16, 3: 0.05, 4: 0.24, 6: 0.06, 8: 0.34, 12: 0.04, 16: 0.06}
+RATIOS = {1: 0.04, 2: 0.14, 3: 0.04, 4: 0.25, 6: 0.05, 8: 0.40, 12: 0.03, 16: 0.05}
 """How often each ratio of colour to depth size is drawn."""
 
 
@@ -72,7 +72,7 @@ def _crop(
 ) -> tuple[NDArray[np.uint8], FloatImage]:
     """The same square of both images, the colour sometimes shifted, both sometimes mirrored."""
     size = config.crop
-    reach = int(config.misregistration) if rng.random() < 0.3 else 0
+    reach = int(config.misregistration) if rng.random() < 0.2 else 0
     y = int(rng.integers(reach, depth.shape[0] - size - reach + 1))
     x = int(rng.integers(reach, depth.shape[1] - size - reach + 1))
     dy, dx = (int(v) for v in rng.integers(-reach, reach + 1, 2))
