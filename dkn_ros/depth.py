@@ -1,7 +1,8 @@
 """Units and the invalid rule of depth images, once.
 
 REP 118: canonical depth is float32 in metres with NaN (or an infinity, REP 117) where there is no measurement; the raw
-form is uint16 in millimetres with 0 for invalid.  PrimeSense devices also mark invalid pixels as 0x7FF.
+form is uint16 in millimetres with 0 for invalid.  (0x7FF, which PrimeSense devices report for invalid, is a raw
+disparity: drivers turn it into 0 before they send millimetres, in which 2047 is a depth like any other.)
 Inside the package depth is float32 metres with NaN.
 """
 

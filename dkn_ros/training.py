@@ -27,7 +27,7 @@ from dkn_ros.device import resolve_device
 from dkn_ros.models import FDKN, build_model
 from dkn_ros.preprocess import guidance_image, target_image
 from dkn_ros.synthetic.degradation import CameraModel, degrade
-from dkn_ros.synthetic.samples import SceneStore
+from dkn_ros.synthetic.samples import FRAME_HEIGHT, RATIOS, SceneStore
 from dkn_ros.synthetic.scene import Scene
 from dkn_ros.weights import Card, save_weights
 
@@ -51,6 +51,11 @@ class Trainer:
     """A network in training, its optimiser and its running average; `save` and `resume` carry all of it."""
 
     def __init__(self, config: TrainingConfig, output: Path) -> None:
+        largest = max(RATIOS) * 3  # a multiple of this has a whole number of pixels at every ratio that is drawn
+        if config.crop % largest or config.crop + 2 * config.misregistration > FRAME_HEIGHT:
+            raise ValueError(
+                f"crop is {config.crop}; wanted: a multiple of {largest}, at most {FRAME_HEIGHT} with misregistration"
+            )
         self.config, self.output = config, output
         torch.manual_seed(config.seed)
         self.device = resolve_device(config.device, torch.cuda.is_available())

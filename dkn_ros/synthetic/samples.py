@@ -16,6 +16,7 @@ from dkn_ros.synthetic.scene import Scene
 
 FloatImage = NDArray[np.float32]
 
+FRAME_WIDTH, FRAME_HEIGHT = 640, 480
 RATIOS = {1: 0.04, 2: 0.14, 3: 0.04, 4: 0.25, 6: 0.05, 8: 0.40, 12: 0.03, 16: 0.05}
 """How often each ratio of colour to depth size is drawn."""
 
@@ -37,7 +38,7 @@ class SceneStore:
         self.frames: list[tuple[NDArray[np.uint8], FloatImage]] = []
         for i in tqdm(range(count), desc="scenes", unit="scene", disable=not progress):
             rng = np.random.default_rng((seed, 1, i))
-            frame = Scene(int(rng.integers(2**31))).frame(time=float(rng.uniform(0, 20)))
+            frame = Scene(int(rng.integers(2**31))).frame(FRAME_WIDTH, FRAME_HEIGHT, time=float(rng.uniform(0, 20)))
             self.frames.append((frame.rgb, frame.depth))
 
     def draw(self, config: TrainingConfig, rng: np.random.Generator) -> Sample:

@@ -1,0 +1,59 @@
+"""Which processor: what is asked for is what is used, or an error."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dkn_ros.device import available_cores, has_amx, resolve_device, resolve_precision, resolve_threads
+
+
+@pytest.mark.parametrize(
+    ("requested", "cuda_available", "device"),
+    [
+        ("auto", False, "cpu"),
+        ("auto", True, "cuda"),
+        ("cpu", False, "cpu"),
+        ("cpu", True, "cpu"),
+        ("cuda", True, "cuda"),
+        ("cuda:0", True, "cuda:0"),
+        ("cuda:3", True, "cuda:3"),
+    ],
+)
+def test_device(requested: str, cuda_available: bool, device: str) -> None:
+    assert resolve_device(requested, cuda_available) == torch.device(device)
+
+
+@pytest.mark.parametrize("requested", ["cuda", "cuda:0"])
+def test_a_gpu_that_is_not_there_is_an_error_and_not_the_cpu(requested: str) -> None:
+    with pytest.raises(ValueError, match=f"device is '{requested}' but PyTorch finds no CUDA device"):
+        resolve_device(requested, False)
+
+
+@pytest.mark.parametrize("requested", ["", "gpu", "CUDA", "cpu:0", "cpu:", "cuda:", "cuda:x", "cuda:-1", "cuda:²"])
+@pytest.mark.parametrize("cuda_available", [True, False])
+def test_refuses_names_of_no_device(requested: str, cuda_available: bool) -> None:
+    with pytest.raises(ValueError, match=f"device is '{requested}'; wanted: auto, cpu, cuda or cuda:N"):
+        resolve_device(requested, cuda_available)
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_precision(amx: bool) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert resolve_precision("auto", cuda, amx) == torch.bfloat16
+    assert resolve_precision("auto", cpu, amx) == (torch.bfloat16 if amx else torch.float32)
+    for device in (cpu, cuda):
+        assert resolve_precision("float32", device, amx) == torch.float32
+        assert resolve_precision("bfloat16", device, amx) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("requested", "cores", "threads"), [(0, 1, 1), (0, 2, 2), (0, 3, 2), (0, 16, 15), (1, 16, 1), (5, 2, 5)]
+)
+def test_threads(requested: int, cores: int, threads: int) -> None:
+    assert resolve_threads(requested, cores) == threads
+
+
+def test_facts_of_this_machine_have_their_types() -> None:
+    assert available_cores() >= 1
+    assert isinstance(has_amx(), bool)

@@ -1,0 +1,361 @@
+"""The pipeline: a colour image and a depth image in, depth on the colour grid out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import MakeModel
+from numpy.typing import NDArray
+
+from dkn_ros.config import PipelineConfig
+from dkn_ros.pipeline import Enhanced, Pipeline
+from dkn_ros.preprocess import target_image
+from dkn_ros.weights import WeightsError, save_weights
+
+FloatImage = NDArray[np.float32]
+MakePipeline = Callable[..., Pipeline]
+
+STAGES = ["preprocess", "guidance", "target", "kernels", "average", "postprocess"]
+HEIGHT, WIDTH = 48, 64
+
+
+@pytest.fixture
+def make(small_weights: Path) -> MakePipeline:
+    """Makes a pipeline on one CPU thread in float32, with other settings where they are given."""
+
+    def make_pipeline(**settings: Any) -> Pipeline:
+        config = {"weights": str(small_weights), "device": "cpu", "precision": "float32", "threads": 1, **settings}
+        return Pipeline(PipelineConfig(**config))
+
+    return make_pipeline
+
+
+@pytest.fixture
+def pipeline(make: MakePipeline) -> Pipeline:
+    return make()
+
+
+@pytest.fixture
+def identity(make: MakePipeline, identity_weights: Path) -> Pipeline:
+    """Its network returns its input, so what comes out shows what the rest does."""
+    return make(weights=str(identity_weights))
+
+
+def colour(width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
+    return np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def smooth(width: int = 16, height: int = 12) -> FloatImage:
+    """Metres between 1 and 3, with an edge."""
+    y, x = np.mgrid[:height, :width]
+    depth = 2 + np.sin(x / 5) * 0.5 + np.cos(y / 4) * 0.3
+    depth[:, : width // 3] -= 0.2
+    return depth.astype(np.float32)
+
+
+def assert_same(result: Enhanced, wanted: Enhanced) -> None:
+    np.testing.assert_array_equal(result.depth, wanted.depth)
+    np.testing.assert_array_equal(result.valid, wanted.valid)
+
+
+def assert_sound(result: Enhanced, width: int, height: int) -> None:
+    """What holds for every result."""
+    assert result.depth.shape == result.valid.shape == (height, width)
+    assert result.depth.dtype == np.float32 and result.valid.dtype == np.bool_
+    np.testing.assert_array_equal(result.valid, np.isfinite(result.depth))
+    assert not np.isinf(result.depth).any() and not (result.depth <= 0).any()
+
+
+@pytest.mark.parametrize(
+    ("size", "depth_size"),
+    [
+        ((64, 48), (16, 12)),
+        ((64, 48), (64, 48)),
+        ((63, 47), (16, 12)),
+        ((45, 38), (18, 15)),
+        ((71, 33), (20, 30)),
+        ((32, 24), (50, 40)),
+        ((5, 3), (2, 2)),
+        ((1, 1), (1, 1)),
+        ((40, 30), (1, 1)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_any_size_to_any_size(
+    pipeline: Pipeline, size: tuple[int, int], depth_size: tuple[int, int], dtype: type
+) -> None:
+    depth = smooth(*depth_size)
+    result = pipeline.enhance(colour(*size), depth if dtype == np.float32 else np.rint(1000 * depth).astype(np.uint16))
+    assert_sound(result, *size)
+    assert result.valid.all()
+    assert result.depth.min() >= depth.min() - 0.001 and result.depth.max() <= depth.max() + 0.001
+
+
+def test_the_network_works_on_the_depth(pipeline: Pipeline, identity: Pipeline) -> None:
+    rgb, depth = colour(), smooth()
+    result, untouched = pipeline.enhance(rgb, depth).depth, identity.enhance(rgb, depth).depth
+    assert np.abs(result - untouched).mean() > 0.005
+    assert np.abs(pipeline.enhance(255 - rgb, depth).depth - result).mean() > 1e-4
+
+
+def test_pipeline_gives_what_its_network_gives(make: MakePipeline, make_model: MakeModel, tmp_path: Path) -> None:
+    """The pipeline calls the network's parts; together they are its `forward`."""
+    options = {"n1": 8, "n2": 8, "rgb": True, "validity": True}
+    model = make_model(rgb=True, validity=True)
+    save_weights(model, tmp_path / "w.safetensors", model="fdkn", options=options)
+    rgb, depth = colour(30, 22), smooth(15, 11)
+    depth[3:9, 4:8] = np.nan
+    result = make(weights=str(tmp_path / "w.safetensors"), fill_distance=100).enhance(rgb, depth)
+    low, high = np.nanmin(depth), np.nanmax(depth)
+    ready = target_image(depth, 30, 22)
+    with torch.no_grad():
+        guidance = torch.from_numpy(rgb.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+        target, validity = (torch.from_numpy(image)[None, None] for image in (ready.image, ready.validity))
+        wanted = model(guidance, target, validity)[0, 0].clamp(0, 1).numpy() * (high - low) + low
+    np.testing.assert_allclose(result.depth, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (45, 37), (16, 12)], ids=str)
+def test_a_ramp_lands_on_the_colour_grid_without_a_shift(identity: Pipeline, size: tuple[int, int]) -> None:
+    width, height = size
+    ramp = np.broadcast_to(1000 + 1600 * (np.arange(16) + 0.5) / 16, (12, 16)).astype(np.uint16)
+    result = identity.enhance(colour(*size), ramp).depth
+    wanted = np.broadcast_to(1 + 1.6 * (np.arange(width) + 0.5) / width, (height, width))
+    inside = np.s_[:, width // 4 : -width // 4]
+    np.testing.assert_allclose(result[inside], wanted[inside], rtol=0, atol=2e-3)
+
+
+def test_millimetres_and_metres_give_the_same(pipeline: Pipeline) -> None:
+    millimetres = np.rint(1000 * smooth()).astype(np.uint16)
+    millimetres[4:6, 5:9] = 0
+    metres = millimetres.astype(np.float32) / np.float32(1000)
+    invalid = metres.copy()
+    invalid[metres == 0] = np.nan
+    wanted = pipeline.enhance(colour(), millimetres)
+    assert_same(pipeline.enhance(colour(), metres), wanted)
+    assert_same(pipeline.enhance(colour(), invalid), wanted)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, -np.inf])
+def test_every_kind_of_invalid_depth_is_the_same_hole(pipeline: Pipeline, value: float) -> None:
+    depth = smooth()
+    depth[3:6, 4:9] = np.nan
+    wanted = pipeline.enhance(colour(), depth)
+    depth[3:6, 4:9] = value
+    assert_same(pipeline.enhance(colour(), depth), wanted)
+    assert wanted.valid.all()  # smaller than fill_distance
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_a_frame_without_depth_gives_a_frame_without_depth(pipeline: Pipeline, dtype: type) -> None:
+    result = pipeline.enhance(colour(), np.zeros((12, 16), dtype))
+    assert_sound(result, WIDTH, HEIGHT)
+    assert np.isnan(result.depth).all()
+    assert list(result.timings) == ["preprocess", "whole"]
+
+
+def test_one_measured_pixel_is_enough(pipeline: Pipeline) -> None:
+    depth = np.zeros((12, 16), np.uint16)
+    depth[6, 8] = 1500
+    result = pipeline.enhance(colour(), depth)
+    assert_sound(result, WIDTH, HEIGHT)
+    assert result.valid[26, 34] and not result.valid[0, 0]
+    assert (result.depth[result.valid] == np.float32(1.5)).all()
+
+
+@pytest.mark.parametrize("fill_distance", [0.0, 4.0, 8.0, 1000.0])
+def test_holes_are_filled_as_far_as_fill_distance(make: MakePipeline, fill_distance: float) -> None:
+    depth = smooth()
+    depth[:, 8:] = np.nan  # from column 32 of the colour image
+    result = make(fill_distance=fill_distance).enhance(colour(), depth)
+    assert_sound(result, WIDTH, HEIGHT)
+    column = np.arange(WIDTH) + 0.5 - 32
+    assert result.valid[:, column <= fill_distance - 2].all()
+    assert not result.valid[:, column > fill_distance + 2].any()
+
+
+def test_depth_outside_of_the_limits_is_a_hole(make: MakePipeline) -> None:
+    depth = smooth()
+    depth[2:10, :4], depth[2:10, 12:] = 0.5, 7.0
+    limited = make(min_depth=0.6, max_depth=5.0).enhance(colour(), depth)
+    depth[2:10, :4] = depth[2:10, 12:] = np.nan
+    assert_same(limited, make().enhance(colour(), depth))
+    assert limited.depth.min() > 0.6 and limited.depth.max() < 5.0
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_result_lies_in_the_range_that_was_measured(pipeline: Pipeline, rng: np.random.Generator, holes: bool) -> None:
+    depth = rng.uniform(0.8, 6, (12, 16)).astype(np.float32)
+    if holes:
+        depth[rng.random(depth.shape) < 0.3] = np.nan
+    result = pipeline.enhance(colour(), depth)
+    assert_sound(result, WIDTH, HEIGHT)
+    assert np.nanmin(result.depth) >= np.nanmin(depth) and np.nanmax(result.depth) <= np.nanmax(depth) + 1e-6
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_a_flat_wall_stays_flat(pipeline: Pipeline, holes: bool) -> None:
+    depth = np.full((12, 16), 1234, np.uint16)
+    if holes:
+        depth[3:6, 2:9] = 0
+    result = pipeline.enhance(colour(), depth)
+    assert (result.depth == np.float32(1.234)).all()
+
+
+def test_result_scales_with_the_depth(pipeline: Pipeline) -> None:
+    rgb, depth = colour(), smooth()
+    result = pipeline.enhance(rgb, depth).depth
+    np.testing.assert_array_equal(pipeline.enhance(rgb, 2 * depth).depth, 2 * result)
+    np.testing.assert_allclose(pipeline.enhance(rgb, 3.7 * depth + 1.1).depth, 3.7 * result + 1.1, rtol=0, atol=1e-4)
+
+
+def test_grey_guidance_is_taken(pipeline: Pipeline) -> None:
+    grey = colour()[..., 1]
+    result = pipeline.enhance(grey, smooth())
+    as_colour = pipeline.enhance(np.repeat(grey[..., None], 3, axis=2), smooth())
+    np.testing.assert_allclose(result.depth, as_colour.depth, rtol=0, atol=1e-4)
+
+
+def test_timings_hold_every_stage_and_the_whole(pipeline: Pipeline) -> None:
+    timings = pipeline.enhance(colour(), smooth()).timings
+    assert list(timings) == [*STAGES, "whole"]
+    assert all(value >= 0 for value in timings.values())
+    assert sum(timings[name] for name in STAGES) <= timings["whole"]
+
+
+@pytest.mark.parametrize(
+    ("rgb", "depth", "named"),
+    [
+        (np.zeros((8, 8, 4), np.uint8), smooth(), r"rgb is uint8 of shape \(8, 8, 4\)"),
+        (np.zeros((8, 8, 3), np.float32), smooth(), r"rgb is float32 of shape \(8, 8, 3\)"),
+        (np.zeros((0, 8, 3), np.uint8), smooth(), r"rgb is uint8 of shape \(0, 8, 3\)"),
+        (colour(8, 8), np.ones((4, 4), np.float64), r"depth is float64 of shape \(4, 4\)"),
+        (colour(8, 8), np.ones((4, 4, 1), np.uint16), r"depth is uint16 of shape \(4, 4, 1\)"),
+        (colour(8, 8), np.ones((4, 0), np.uint16), r"depth is uint16 of shape \(4, 0\)"),
+        (colour(8, 8), colour(8, 8), r"depth is uint8 of shape \(8, 8, 3\)"),
+    ],
+    ids=["rgba", "float colour", "no colour", "double", "channels", "no depth", "colour as depth"],
+)
+def test_refuses_other_images_and_names_what_was_given(
+    pipeline: Pipeline, rgb: NDArray, depth: NDArray, named: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{named}; wanted: HxW"):
+        pipeline.enhance(rgb, depth)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda image: image[::-1, ::-1],
+        lambda image: image[::2, 1::3],
+        lambda image: np.asfortranarray(image),
+        lambda image: image.swapaxes(0, 1),
+        lambda image: image[..., ::-1],
+        lambda image: np.pad(image, [(0, 0), (0, 5)] + [(0, 0)] * (image.ndim - 2))[:, :-5],
+    ],
+    ids=["turned", "strided", "fortran", "transposed", "bgr", "padded rows"],
+)
+def test_views_count_as_what_they_show(pipeline: Pipeline, view: Callable[[NDArray], NDArray]) -> None:
+    for rgb in (colour(), colour()[..., 0]):
+        for depth in (smooth(), np.rint(1000 * smooth(64, 48)).astype(np.uint16)):
+            shown_rgb, shown_depth = view(rgb), view(depth)
+            wanted = pipeline.enhance(np.array(shown_rgb, order="C"), np.array(shown_depth, order="C"))
+            assert_same(pipeline.enhance(shown_rgb, shown_depth), wanted)
+            assert_same(pipeline.enhance(np.array(shown_rgb, order="C"), shown_depth), wanted)
+
+
+@pytest.mark.filterwarnings("error")
+def test_inputs_are_not_written_to(pipeline: Pipeline) -> None:
+    rgb: NDArray[np.uint8]
+    for rgb in (colour(), colour()[..., 0]):
+        for depth in (smooth(), smooth(64, 48), np.rint(1000 * smooth()).astype(np.uint16)):
+            depth[2, 3] = 0
+            before = rgb.copy(), depth.copy()
+            rgb.flags.writeable = depth.flags.writeable = False
+            result = pipeline.enhance(rgb, depth)
+            np.testing.assert_array_equal(rgb, before[0])
+            np.testing.assert_array_equal(depth, before[1])
+            assert not np.shares_memory(result.depth, depth)
+
+
+def test_the_same_input_gives_the_same_output_whatever_came_between(pipeline: Pipeline) -> None:
+    first = pipeline.enhance(colour(), smooth())
+    kept = Enhanced(first.depth.copy(), first.valid.copy(), {})
+    pipeline.enhance(colour(30, 20), smooth(7, 5))
+    pipeline.enhance(255 - colour(), 2 * smooth())
+    assert_same(first, kept)  # a result is the caller's: later frames do not write into it
+    assert_same(pipeline.enhance(colour(), smooth()), kept)
+
+
+def test_bfloat16_is_near_float32(make: MakePipeline) -> None:
+    rgb, depth = cv2.GaussianBlur(colour(), (0, 0), 2).astype(np.uint8), smooth()
+    exact, rounded = (make(precision=p).enhance(rgb, depth).depth for p in ("float32", "bfloat16"))
+    assert rounded.dtype == np.float32
+    difference = np.abs(exact - rounded)
+    assert 0 < difference.mean() < 0.005 and difference.max() < 0.05  # of a range of 2 m
+
+
+def test_threads_and_precision_are_those_asked_for(make: MakePipeline) -> None:
+    assert make(threads=1).threads == 1 and torch.get_num_threads() == 1
+    assert make(precision="bfloat16").precision == torch.bfloat16
+    assert make(precision="float32").precision == torch.float32
+
+
+def test_what_cannot_be_used_is_refused_when_it_is_made(
+    make: MakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device is 'cuda' but PyTorch finds no CUDA device"):
+        make(device="cuda")
+    assert make(device="auto").device == torch.device("cpu")
+    with pytest.raises(WeightsError, match="no weight file"):
+        make(weights=str(tmp_path / "absent.safetensors"))
+
+
+def test_live_settings_may_change_between_frames(pipeline: Pipeline, make: MakePipeline) -> None:
+    pipeline.enhance(colour(), smooth())
+    pipeline.config = dataclasses.replace(pipeline.config, max_depth=2.0)
+    assert_same(pipeline.enhance(colour(), smooth()), make(max_depth=2.0).enhance(colour(), smooth()))
+
+
+def test_warm_up_runs_the_whole_pipeline(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    enhance = pipeline.enhance
+
+    def noted(rgb: NDArray[np.uint8], depth: NDArray) -> Enhanced:
+        results.append(enhance(rgb, depth))
+        return results[-1]
+
+    monkeypatch.setattr(pipeline, "enhance", noted)
+    assert pipeline.warm_up(40, 30, 10, 6) > 0
+    assert results[0].depth.shape == (30, 40) and list(results[0].timings) == [*STAGES, "whole"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+def test_raw_images_keep_their_scale(identity: Pipeline, dtype: type) -> None:
+    whole = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
+    image: NDArray = (np.linspace(-0.2 if whole == 1 else 0, 1, 600).reshape(20, 30) * whole).astype(dtype)
+    result = identity.filter_raw(colour(30, 20), image)
+    assert result.dtype == np.float32 and result.shape == (20, 30)
+    np.testing.assert_allclose(result, image.astype(np.float64) / whole, rtol=0, atol=1e-6)
+
+
+def test_raw_images_are_filtered(pipeline: Pipeline) -> None:
+    image = colour(30, 20)[..., 0]
+    assert np.abs(pipeline.filter_raw(colour(30, 20), image) - image / 255).mean() > 0.01
+
+
+def test_refuses_raw_images_that_do_not_fit(pipeline: Pipeline) -> None:
+    with pytest.raises(ValueError, match=r"raw image is \(20, 31\), rgb \(20, 30, 3\); wanted: the same height"):
+        pipeline.filter_raw(colour(30, 20), np.zeros((20, 31), np.float32))
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="raw image holds NaN or infinity"):
+            pipeline.filter_raw(colour(30, 20), np.full((20, 30), value, np.float32))

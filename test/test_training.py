@@ -1,0 +1,283 @@
+"""The training loop: it learns, an interruption leaves no trace, and the card tells how it was done."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+import dkn_ros
+from dkn_ros import training
+from dkn_ros.config import TrainingConfig
+from dkn_ros.synthetic.samples import RATIOS, SceneStore
+from dkn_ros.training import Trainer, loss_of, read_recipe
+from dkn_ros.weights import load_model
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "options": {"n1": 8, "n2": 8},
+    "scenes": 2,
+    "iterations": 6,
+    "batch": 2,
+    "crop": 48,
+    "warm_up": 2,
+    "average": 0.5,
+    "checkpoint_every": 2,
+    "device": "cpu",
+}
+
+
+def tiny(**changes: Any) -> TrainingConfig:
+    return TrainingConfig(**{**TINY, **changes})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One scene to validate on, and one thread: on a busy machine a network this small only waits for a second one."""
+    monkeypatch.setattr(training, "VALIDATION_SCENES", 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> SceneStore:
+    return SceneStore(2, seed=0, progress=False)
+
+
+@pytest.fixture
+def reuse_scenes(scenes: SceneStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Render them once: `test_scenes_are_those_of_the_seed` holds that they are always the same."""
+    monkeypatch.setattr(training, "SceneStore", lambda count, seed, progress: scenes)
+
+
+def averaged(trainer: Trainer) -> dict[str, float]:
+    """Stands for a validation, which takes long, where its figures do not matter; of the averaged weights, as it is."""
+    return {"x2_clean": sum(float(value.double().sum()) for value in trainer.average.state_dict().values())}
+
+
+class Interrupted(Exception):
+    """Stands for a lost machine."""
+
+
+def test_scenes_are_those_of_the_seed(scenes: SceneStore) -> None:
+    again, other = SceneStore(1, seed=0, progress=False), SceneStore(1, seed=1, progress=False)
+    for ours, wanted in zip(again.frames[0], scenes.frames[0], strict=True):
+        np.testing.assert_array_equal(ours, wanted)
+    assert not np.array_equal(other.frames[0][1], scenes.frames[0][1])
+
+
+def test_crops_are_on_one_grid_and_in_range(scenes: SceneStore) -> None:
+    config = tiny(misregistration=0.0)
+    for i in range(40):
+        sample = scenes.draw(config, np.random.default_rng(i))
+        for image in (sample.target, sample.validity, sample.truth):
+            assert image.shape == (48, 48) and image.dtype == np.float32 and np.isfinite(image).all()
+        assert sample.guidance.shape == (1, 48, 48) and 0 <= sample.guidance.min() <= sample.guidance.max() <= 1
+        assert sample.validity.min() >= 0 and 0 < sample.validity.max() <= 1 and len(np.unique(sample.validity)) <= 2
+        measured = sample.validity > 0
+        # Where depth was measured, the input is near the truth, on the same scale and in the same place.
+        assert np.median(np.abs(sample.target - sample.truth)[measured]) < 0.2
+        assert sample.target.min() > -0.3 and sample.target.max() < 1.3
+
+
+def test_colour_and_depth_of_a_crop_show_the_same_place() -> None:
+    """In scenes whose brightness is their depth, so it is in crops, mirrored or not."""
+    rng = np.random.default_rng(0)
+    hills = cv2.GaussianBlur(rng.standard_normal((480, 640)), (0, 0), 6)
+    hills = (hills - hills.min()) / np.ptp(hills)
+    scenes = SceneStore(0, seed=0, progress=False)
+    rgb = np.repeat((40 + 120 * hills)[..., None], 3, axis=2).astype(np.uint8)
+    scenes.frames.append((rgb, (2 + hills).astype(np.float32)))
+    likeness = []
+    for i in range(60):
+        sample = scenes.draw(tiny(misregistration=0.0), np.random.default_rng(i))
+        likeness.append(abs(np.corrcoef(sample.guidance.ravel(), sample.truth.ravel())[0, 1]))
+    assert min(likeness) > 0.7 and np.median(likeness) > 0.99
+    shifted = [scenes.draw(tiny(misregistration=20.0), np.random.default_rng(i)) for i in range(60)]
+    assert min(abs(np.corrcoef(s.guidance.ravel(), s.truth.ravel())[0, 1]) for s in shifted) < 0.7
+
+
+def test_colour_guidance_is_drawn_for_networks_that_want_it(scenes: SceneStore) -> None:
+    config = tiny(options={"n1": 8, "n2": 8, "rgb": True})
+    assert scenes.draw(config, np.random.default_rng(0)).guidance.shape == (3, 48, 48)
+
+
+def test_ratios_are_probabilities_and_fit_the_crop() -> None:
+    assert sum(RATIOS.values()) == pytest.approx(1)
+    assert all(48 % factor == 0 for factor in RATIOS)
+
+
+def test_loss_is_the_mean_absolute_error_with_filled_pixels_weighing_less() -> None:
+    truth, validity = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    output = torch.tensor([[[[0.0, 0.4], [0.0, 0.2]]]])
+    assert float(loss_of(output, truth, validity)) == pytest.approx(0.15)
+    assert float(loss_of(truth, truth, validity)) == 0
+    validity *= 0.5  # how sharp the measured pixels are does not count
+    validity[0, 0, 0, 1] = 0  # filled: 0.3 of 3.3
+    assert float(loss_of(output, truth, validity)) == pytest.approx((0.3 * 0.4 + 0.2) / 3.3)
+    both = [torch.cat((image, truth)) for image in (output, truth)] + [torch.ones(2, 1, 2, 2)]
+    assert float(loss_of(*both)) == pytest.approx(0.15 / 2)  # over all pixels of all crops
+
+
+def test_learning_rate_rises_then_falls_to_a_hundredth(tmp_path: Path) -> None:
+    trainer = Trainer(tiny(iterations=100, warm_up=10, learning_rate=2e-3), tmp_path)
+    rates = [trainer.learning_rate(step) for step in range(101)]
+    assert np.all(np.diff(rates[:10]) > 0) and np.all(np.diff(rates[10:]) < 0)
+    assert rates[0] == pytest.approx(2e-4) and rates[9] == rates[10] == pytest.approx(2e-3)
+    assert rates[100] == pytest.approx(2e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_lowers_the_loss(scenes: SceneStore, tmp_path: Path, precision: str) -> None:
+    trainer = Trainer(tiny(iterations=60, batch=4, warm_up=5, learning_rate=3e-3, precision=precision), tmp_path)
+    others = [trainer.batch(scenes, 10_000 + i) for i in range(8)]
+
+    def loss() -> float:
+        """Median over crops that are not trained on: single ones differ from others a thousandfold."""
+        trainer.model.train()  # the running statistics of a network that has not trained yet mean nothing
+        with torch.no_grad():
+            outputs = [(trainer.model(g, t), truth, v) for g, t, v, truth in others]
+        return float(np.median([float(loss_of(*(t[i : i + 1] for t in batch))) for batch in outputs for i in range(4)]))
+
+    start = loss()
+    losses = [trainer.train_step(scenes) for _ in range(60)]
+    assert np.isfinite(losses).all()
+    assert loss() < 0.9 * start
+
+
+def weights_of(trainer: Trainer) -> dict[str, Tensor]:
+    return {**trainer.model.state_dict(), **{f"average {k}": v for k, v in trainer.average.state_dict().items()}}
+
+
+@pytest.mark.usefixtures("reuse_scenes")
+@pytest.mark.parametrize("lost_at", [1, 2, 5])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_at: int
+) -> None:
+    monkeypatch.setattr(Trainer, "validate", averaged)
+    whole = Trainer(tiny(), tmp_path / "whole")
+    card = whole.run(progress=False)
+
+    step = Trainer.train_step
+
+    def lost(self: Trainer, scenes: SceneStore) -> float:
+        if self.step == lost_at:
+            raise Interrupted
+        return step(self, scenes)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Trainer, "train_step", lost)
+        Trainer(tiny(), tmp_path / "parts").run(progress=False)
+    torch.manual_seed(99)  # another process has another generator
+    resumed = Trainer(tiny(), tmp_path / "parts")
+    steps: list[int] = []
+
+    def noted(self: Trainer, scenes: SceneStore) -> float:
+        steps.append(self.step)
+        return step(self, scenes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", noted)
+        assert resumed.run(progress=False).sha256 == card.sha256
+    assert steps == list(range(lost_at // 2 * 2, 6))  # from the last checkpoint, not from the start
+    for name, value in weights_of(whole).items():
+        assert torch.equal(weights_of(resumed)[name], value), name
+    assert resumed.history == whole.history
+
+
+@pytest.mark.usefixtures("reuse_scenes")
+def test_a_finished_training_leaves_weights_card_and_curve(tmp_path: Path) -> None:
+    trainer = Trainer(tiny(), tmp_path / "new" / "folder")
+    card = trainer.run(progress=False)
+    files = {path.name for path in trainer.output.iterdir()}
+    assert files == {"tiny.safetensors", "tiny.yaml", "checkpoint.pt", "loss.csv", "loss.png"}
+
+    model, found = load_model(str(trainer.output / "tiny.safetensors"))
+    assert found == card
+    for name, value in trainer.average.module.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert (card.name, card.model, card.options, card.licence) == ("tiny", "fdkn", TINY["options"], "Apache-2.0")
+    assert card.recipe["config"] == dataclasses.asdict(tiny())
+    assert TrainingConfig.from_mapping(card.recipe["config"]) == tiny()  # the recipe of the card can be used again
+    assert card.recipe["dkn_ros"] == dkn_ros.__version__ and torch.__version__.startswith(card.recipe["torch"])
+    measured = next(iter(card.metrics.values()))
+    assert {"x2_clean", "x8_sensor", "loss"} <= set(measured) and all(np.isfinite(v) for v in measured.values())
+
+    with open(trainer.output / "loss.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [2, 4, 6]
+    assert [float(row["loss"]) for row in rows] == [row["loss"] for row in trainer.history]
+    # A training that is done does not train again.
+    assert Trainer(tiny(), trainer.output).run(progress=False).sha256 == card.sha256
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"learning_rate": 1e-4}, "learning_rate"), ({"options": {"n1": 8, "n2": 12}, "seed": 1}, "options, seed")],
+    ids=str,
+)
+def test_a_changed_recipe_is_not_resumed(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    trainer = Trainer(tiny(), tmp_path)
+    trainer.history.append({"step": 2, "loss": 0.1, "x2_clean": 1.0})
+    trainer.save()
+    with pytest.raises(ValueError, match=f"checkpoint.pt was made with other {named}; remove it or choose another"):
+        Trainer(tiny(**changes), tmp_path).run(progress=False)
+    assert Trainer(tiny(device="auto"), tmp_path).resume()  # the machine may be another one
+    assert not Trainer(tiny(), tmp_path / "empty").resume()
+
+
+def test_recipes_come_from_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    assert read_recipe(path) == tiny()
+    path.write_text("")
+    assert read_recipe(path) == TrainingConfig()
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("iteratoins: 10", "unknown setting iteratoins; known: .*iterations"),
+        ("iterations: many", "iterations is 'many' .*wanted: int"),
+        ("iterations: 0", "iterations is 0; wanted: at least 1"),
+        ("precision: float16", "precision is 'float16'; wanted: one of 'float32', 'bfloat16'"),
+        ("options: [1, 2]", r"options is \[1, 2\] .*wanted: dict"),
+        ("- iterations", "recipe.yaml holds list; wanted: a mapping of settings"),
+        ("iterations: [1", "recipe.yaml is no valid YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_the_field(tmp_path: Path, content: str, named: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=named) as raised:
+        read_recipe(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no recipe .*absent\.yaml"):
+        read_recipe(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"model": "gan"}, "model is 'gan'"), ({"options": {"kernel_size": 4}}, "kernel_size is 4")],
+    ids=str,
+)
+def test_a_network_that_does_not_exist_is_refused_before_any_work(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        Trainer(tiny(**changes), tmp_path)
+    assert list(tmp_path.iterdir()) == []
