@@ -16,51 +16,52 @@ Array = NDArray[np.float32]
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
+@numba.njit(cache=True, fastmath=_FAST, nogil=True, error_model="numpy", inline="always")
+def _footprint(image: Array, y: int, x: int, dy: Any, dx: Any, radius: int) -> Any:
+    """The four pixels around (y + dy, x + dx) and where between them it lies: f_y, f_x, d00, d01, d10, d11.
+
+    A pixel outside the window of `radius` around (y, x) or outside the image is 0.
+    """
+    zero = np.float32(0.0)
+    height, width = image.shape
+    d00 = d01 = d10 = d11 = fy = fx = zero
+    limit = np.float32(radius + 1)
+    if abs(dx) < limit and abs(dy) < limit:  # false for NaN too
+        top, left = int(np.floor(dy)), int(np.floor(dx))
+        fy, fx = dy - np.float32(top), dx - np.float32(left)
+        y0, x0 = y + top, x + left
+        top_in = top >= -radius and y0 >= 0 and y0 < height
+        bottom_in = top < radius and y0 + 1 >= 0 and y0 + 1 < height
+        left_in = left >= -radius and x0 >= 0 and x0 < width
+        right_in = left < radius and x0 + 1 >= 0 and x0 + 1 < width
+        if top_in and left_in:
+            d00 = image[y0, x0]
+        if top_in and right_in:
+            d01 = image[y0, x0 + 1]
+        if bottom_in and left_in:
+            d10 = image[y0 + 1, x0]
+        if bottom_in and right_in:
+            d11 = image[y0 + 1, x0 + 1]
+    return fy, fx, d00, d01, d10, d11
+
+
 @numba.njit(parallel=True, cache=True, fastmath=_FAST, nogil=True, error_model="numpy")
 def _forward(depth: Array, weight: Array, offset: Array, radius: int, out: Array) -> None:
     batch, height, width = depth.shape
     count = weight.shape[1]
     size = int(round(count**0.5))
-    centre = size // 2
-    zero = np.float32(0.0)
     one = np.float32(1.0)
-    limit = np.float32(radius + 1)
     for row in numba.prange(batch * height):
-        b = row // height
-        y = row % height
+        b, y = row // height, row % height
         for x in range(width):
-            out[b, y, x] = zero
+            out[b, y, x] = np.float32(0.0)
         for q in range(count):
-            ox = np.float32(q // size - centre)
-            oy = np.float32(q % size - centre)
+            ox, oy = np.float32(q // size - size // 2), np.float32(q % size - size // 2)
             for x in range(width):
-                dx = offset[b, 2 * q, y, x] + ox
-                dy = offset[b, 2 * q + 1, y, x] + oy
-                if not (abs(dx) < limit and abs(dy) < limit):
-                    continue  # the whole footprint lies outside the window
-                left = int(np.floor(dx))
-                top = int(np.floor(dy))
-                fx = dx - np.float32(left)
-                fy = dy - np.float32(top)
-                y0 = y + top
-                x0 = x + left
-                # A corner takes part if it is inside the window and inside the image.
-                top_in = top >= -radius and y0 >= 0 and y0 < height
-                bottom_in = top < radius and y0 + 1 >= 0 and y0 + 1 < height
-                left_in = left >= -radius and x0 >= 0 and x0 < width
-                right_in = left < radius and x0 + 1 >= 0 and x0 + 1 < width
-                value = zero
-                if top_in:
-                    if left_in:
-                        value += (one - fy) * (one - fx) * depth[b, y0, x0]
-                    if right_in:
-                        value += (one - fy) * fx * depth[b, y0, x0 + 1]
-                if bottom_in:
-                    if left_in:
-                        value += fy * (one - fx) * depth[b, y0 + 1, x0]
-                    if right_in:
-                        value += fy * fx * depth[b, y0 + 1, x0 + 1]
-                out[b, y, x] += weight[b, q, y, x] * value
+                dx, dy = offset[b, 2 * q, y, x] + ox, offset[b, 2 * q + 1, y, x] + oy
+                fy, fx, d00, d01, d10, d11 = _footprint(depth[b], y, x, dy, dx, radius)
+                upper, lower = (one - fx) * d00 + fx * d01, (one - fx) * d10 + fx * d11
+                out[b, y, x] += weight[b, q, y, x] * ((one - fy) * upper + fy * lower)
 
 
 @numba.njit(parallel=True, cache=True, fastmath=_FAST, nogil=True, error_model="numpy")
@@ -70,46 +71,20 @@ def _backward(
     batch, height, width = depth.shape
     count = weight.shape[1]
     size = int(round(count**0.5))
-    centre = size // 2
-    zero = np.float32(0.0)
     one = np.float32(1.0)
-    limit = np.float32(radius + 1)
     for row in numba.prange(batch * height):
-        b = row // height
-        y = row % height
+        b, y = row // height, row % height
         for q in range(count):
-            ox = np.float32(q // size - centre)
-            oy = np.float32(q % size - centre)
+            ox, oy = np.float32(q // size - size // 2), np.float32(q % size - size // 2)
             for x in range(width):
-                dx = offset[b, 2 * q, y, x] + ox
-                dy = offset[b, 2 * q + 1, y, x] + oy
-                d00 = d01 = d10 = d11 = fx = fy = zero
-                if abs(dx) < limit and abs(dy) < limit:
-                    left = int(np.floor(dx))
-                    top = int(np.floor(dy))
-                    fx = dx - np.float32(left)
-                    fy = dy - np.float32(top)
-                    y0 = y + top
-                    x0 = x + left
-                    top_in = top >= -radius and y0 >= 0 and y0 < height
-                    bottom_in = top < radius and y0 + 1 >= 0 and y0 + 1 < height
-                    left_in = left >= -radius and x0 >= 0 and x0 < width
-                    right_in = left < radius and x0 + 1 >= 0 and x0 + 1 < width
-                    if top_in and left_in:
-                        d00 = depth[b, y0, x0]
-                    if top_in and right_in:
-                        d01 = depth[b, y0, x0 + 1]
-                    if bottom_in and left_in:
-                        d10 = depth[b, y0 + 1, x0]
-                    if bottom_in and right_in:
-                        d11 = depth[b, y0 + 1, x0 + 1]
+                dx, dy = offset[b, 2 * q, y, x] + ox, offset[b, 2 * q + 1, y, x] + oy
+                fy, fx, d00, d01, d10, d11 = _footprint(depth[b], y, x, dy, dx, radius)
+                upper, lower = (one - fx) * d00 + fx * d01, (one - fx) * d10 + fx * d11
                 g = grad[b, y, x]
-                gw = g * weight[b, q, y, x]
-                upper = (one - fx) * d00 + fx * d01
-                lower = (one - fx) * d10 + fx * d11
+                along = g * weight[b, q, y, x]
                 grad_weight[b, q, y, x] = g * ((one - fy) * upper + fy * lower)
-                grad_offset[b, 2 * q, y, x] = gw * ((one - fy) * (d01 - d00) + fy * (d11 - d10))
-                grad_offset[b, 2 * q + 1, y, x] = gw * (lower - upper)
+                grad_offset[b, 2 * q, y, x] = along * ((one - fy) * (d01 - d00) + fy * (d11 - d10))
+                grad_offset[b, 2 * q + 1, y, x] = along * (lower - upper)
 
 
 class _DeformableAverage(torch.autograd.Function):
