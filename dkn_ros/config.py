@@ -146,6 +146,11 @@ class CameraConfig(Settings):
     width: int = setting(640, "width of the synthetic colour image", 32, 4096)
     height: int = setting(480, "height of the synthetic colour image", 32, 4096)
     factor: int = setting(8, "how many times smaller the depth is than the colour, per axis", 1, 16)
+    method: str = setting(
+        "area",
+        "how the depth is made smaller; area: a sensor's pixel sees the mean of its block; nearest: every n-th pixel",
+        choices=("area", "nearest", "bicubic"),
+    )
     rate: float = setting(30.0, "frames a second", 0.1, 1000.0)
     seed: int = setting(27, "seed of the synthetic scene and of the camera model", 0)
     frames: int = setting(24, "rendered frames of the synthetic scene, played forth and back", 1, 10000)
@@ -166,6 +171,7 @@ class DemoConfig(Settings):
     source: str = setting("synthetic", "synthetic, or a folder with NAME_rgb.png and NAME_depth.png")
     seconds: float = setting(10.0, "how long the camera sends", 1.0, 3600.0)
     factor: int = setting(8, "how many times smaller the depth is than the colour, per axis", 1, 16)
+    method: str = setting("area", "how the depth is made smaller", choices=("area", "nearest", "bicubic"))
     rate: float = setting(30.0, "frames a second of the camera", 0.1, 1000.0)
     weights: str = setting("fdkn", "name of a card, or path of a .safetensors file")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
@@ -185,6 +191,8 @@ class TrainingConfig(Settings):
     crop: int = setting(96, "side of a crop in pixels; a multiple of 48 fits every ratio that is drawn", 48)
     learning_rate: float = setting(2e-3, "of Adam, after the warm-up; falls to a hundredth along a cosine", 0.0)
     warm_up: int = setting(200, "steps over which the learning rate rises", 0)
+    square_weight: float = setting(0.0, "weight of the squared error in the loss, beside the absolute error", 0.0)
+    square_from: float = setting(0.0, "share of the steps after which the squared error counts", 0.0, 1.0)
     average: float = setting(0.999, "decay of the running average of the weights, which is what is saved", 0.0, 1.0)
     misregistration: float = setting(4.0, "largest shift between colour and depth, pixels", 0.0)
     precision: str = setting("float32", "number type of the convolutions", choices=("float32", "bfloat16"))

@@ -37,14 +37,18 @@ VALIDATION_SCENES = 6
 VALIDATION_SEED = 900_000_000
 
 
-def loss_of(output: Tensor, truth: Tensor, validity: Tensor) -> Tensor:
-    """Mean absolute error in parts of the depth range, the loss of the paper.
+def loss_of(output: Tensor, truth: Tensor, validity: Tensor, square_weight: float = 0.0) -> Tensor:
+    """Mean absolute error in parts of the depth range, the loss of the paper, and squared error by its weight.
+
+    Absolute error alone makes edges sharp where the camera leaves their place open, and so, measured in RMSE, worse
+    than bicubic's blur; with the squared error the result hedges, but only where it must.
 
     Adding each crop's root mean square error, nearer to what is measured in the end, was tried and given up: it gives
     a flat crop the same pull as one full of edges, and after 1000 steps the guidance was still not used.
     """
     weight = torch.where(validity > 0, 1.0, FILLED_WEIGHT)
-    return (weight * (output - truth).abs()).sum() / weight.sum()
+    error = output - truth
+    return (weight * (error.abs() + square_weight * error.square())).sum() / weight.sum()
 
 
 class Trainer:
@@ -140,7 +144,8 @@ class Trainer:
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             output = self.model(guidance, target, validity if self.model.options.validity else None)
-        loss = loss_of(output, truth, validity)
+        squares = self.step >= self.config.square_from * self.config.iterations
+        loss = loss_of(output, truth, validity, self.config.square_weight if squares else 0.0)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         # A crop with one wild depth step must not undo what the others taught.

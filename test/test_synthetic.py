@@ -267,11 +267,13 @@ def test_averages_keep_a_ramp_where_it_is(method: str) -> None:
 @pytest.mark.parametrize("method", ["nearest", "area", "bicubic"])
 def test_unknown_depth_stays_unknown_and_does_not_spoil_its_neighbours(method: str) -> None:
     depth = wall()
-    depth[17:19, 41:43] = np.nan
+    depth[17:19, 41:43] = np.nan  # 4 of a block's 16 pixels, and the one that `nearest` takes
+    depth[1:4, 4:8] = np.nan  # 12 of 16
     depth[:, 80:] = np.nan
     low = lower(depth, 4, method)
     unknown = np.zeros((10, 25), bool)
-    unknown[4, 10] = unknown[:, 20:] = True
+    unknown[0, 1] = unknown[:, 20:] = True
+    unknown[4, 10] = method == "nearest"
     np.testing.assert_array_equal(np.isnan(low), unknown)
     np.testing.assert_allclose(low[~unknown], 3.0, rtol=1e-5)
 

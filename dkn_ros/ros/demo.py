@@ -53,6 +53,7 @@ def run(config: DemoConfig, output: Path) -> dict[str, Any]:
         "sim_camera": {
             "source": config.source,
             "factor": config.factor,
+            "method": config.method,
             "rate": config.rate,
             "count": count,
             "wait": True,
@@ -185,6 +186,7 @@ def _summary(probe: Any, config: DemoConfig) -> dict[str, Any]:
     return {
         "source": config.source,
         "factor": config.factor,
+        "method": config.method,
         "sent": probe.sent,
         "pairs": pairs,
         "accepted": pairs - sum(n for reason, n in dropped.items() if "without" not in reason),

@@ -10,10 +10,12 @@ The ROS thread receives and pairs; one worker thread takes the newest pair, conv
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -45,6 +47,8 @@ from dkn_ros.ros.messages import (
 from dkn_ros.ros.sync import Pair, make_synchroniser
 from dkn_ros.ros.worker import Worker
 
+Made = TypeVar("Made", bound=Node)
+
 QUIET_SECONDS = 5.0
 """A complaint is logged once in so many seconds; all are counted in the diagnostics."""
 STOP_SECONDS = 1.5
@@ -71,7 +75,7 @@ class DknNode(Node):
         super().__init__("dkn_node", **kwargs)
         pipeline_config = parameters.declare(self, PipelineConfig)
         self.config = parameters.declare(self, NodeConfig)
-        # Here, not above: torch takes seconds to load, and by now `main` listens to Ctrl-C and SIGTERM.
+        # Here, not above: torch takes seconds to load, and `main` listens to Ctrl-C and SIGTERM before it does.
         from dkn_ros.pipeline import Pipeline
 
         self.pipeline = Pipeline(pipeline_config)
@@ -233,30 +237,49 @@ def _name(precision: Any) -> str:
     return str(precision).removeprefix("torch.")
 
 
-def main(args: list[str] | None = None) -> int:
-    """Run the node until Ctrl-C or SIGTERM; exit status 0 then, 1 if it could not start."""
-    # Loading takes seconds in which rclpy would swallow the signal: end at once, with the status of a wanted end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+def run(make: Callable[[], Made], spin: Callable[[Made], None], name: str, args: list[str] | None) -> int:
+    """Make a node and spin it until Ctrl-C or SIGTERM; exit status 0 then, 1 if it cannot be made."""
+    # Making it takes seconds in which rclpy would swallow the signal: end at once, with the status of a wanted end.
+    _on_signals(lambda *_: sys.exit(0))
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
-        node = DknNode()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+        try:
+            node = make()
+        except START_ERRORS as error:
+            rclpy.logging.get_logger(name).fatal(f"cannot start: {error}")
+            return 1
+        _on_signals(signal.SIG_DFL)
         install_signal_handlers(SignalHandlerOptions.ALL)
-        rclpy.spin(node)
+        spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except START_ERRORS as error:
-        rclpy.logging.get_logger("dkn_node").fatal(f"cannot start: {error}")
-        return 1
     finally:
         if node is not None:
-            node.stop()
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _on_signals(handler: Any) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def _spin(node: DknNode) -> None:
+    try:
+        rclpy.spin(node)
+    finally:
+        node.stop()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until Ctrl-C or SIGTERM; exit status 0 then, 1 if it could not start."""
+    # An exception in the middle of loading torch can abort the process; nothing is there yet to be left in order.
+    _on_signals(lambda *_: os._exit(0))
+    import dkn_ros.pipeline  # noqa: F401
+
+    return run(DknNode, _spin, "dkn_node", args)
 
 
 if __name__ == "__main__":

@@ -53,12 +53,11 @@ class Probe(Node):
         self._low: dict[int, FloatImage] = {}
         self._truth: dict[int, FloatImage] = {}
         self._rgb: dict[int, NDArray[np.uint8]] = {}
+        self._rgb_subscription: Subscription | None = None
+        self._rgb_wanted = True
         self.create_subscription(Image, "depth/upsampled", self._on_output, qos("reliable", 5))
         self.create_subscription(Image, "depth/image", self._on_low, qos("reliable", 50))
         self.create_subscription(Image, "truth/image", self._on_truth, qos("reliable", 5))
-        self._rgb_subscription: Subscription | None = self.create_subscription(
-            Image, "rgb/image", self._on_rgb, qos("best_effort", 2)
-        )
         self.create_subscription(DiagnosticArray, "depth/timing", self._on_timing, 50)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
@@ -90,8 +89,11 @@ class Probe(Node):
             if rgb is not None and self._rgb_subscription is not None:
                 # One colour image is enough for the picture, and each costs the machine a megabyte.
                 self.destroy_subscription(self._rgb_subscription)
-                self._rgb_subscription = None
+                self._rgb_subscription, self._rgb_wanted = None, False
                 self._rgb.clear()
+        if self._rgb_wanted and self._rgb_subscription is None:
+            # Not sooner: the camera waits for subscribers of both images, and of this one that is to be the node.
+            self._rgb_subscription = self.create_subscription(Image, "rgb/image", self._on_rgb, qos("best_effort", 2))
 
     def _on_low(self, msg: Image) -> None:
         _keep(self._low, stamp_ns(msg.header.stamp), _metres(msg))

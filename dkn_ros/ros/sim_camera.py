@@ -17,7 +17,6 @@ from typing import Any
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
@@ -25,7 +24,7 @@ from dkn_ros.config import CameraConfig
 from dkn_ros.ros import parameters
 from dkn_ros.ros.diagnostics import Level, diagnostic_array
 from dkn_ros.ros.messages import camera_info, depth_image, rgb_image
-from dkn_ros.ros.node import START_ERRORS, qos
+from dkn_ros.ros.node import qos, run
 from dkn_ros.synthetic.source import Shot, shots
 
 SENT = "sent"
@@ -118,25 +117,15 @@ def _size(image: Image) -> str:
     return f"{image.width}x{image.height}"
 
 
+def _spin(node: SimCamera) -> None:
+    while not node.done:
+        rclpy.spin_once(node)
+    time.sleep(LAST_WORDS_SECONDS)
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the camera until it has sent its frames, Ctrl-C or SIGTERM; exit status 1 if it could not start."""
-    rclpy.init(args=args)
-    node = None
-    try:
-        node = SimCamera()
-        while not node.done:
-            rclpy.spin_once(node)
-        time.sleep(LAST_WORDS_SECONDS)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except START_ERRORS as error:
-        rclpy.logging.get_logger("sim_camera").fatal(f"cannot start: {error}")
-        return 1
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run(SimCamera, _spin, "sim_camera", args)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,8 @@ def degrade(depth: FloatImage, camera: CameraModel, rng: np.random.Generator) ->
 def lower(depth: FloatImage, factor: int, method: str, phase: tuple[float, float] = (0.5, 0.5)) -> FloatImage:
     """Make depth `factor` times smaller per axis; see `CameraModel.method`.
 
-    `nearest` carries NaN over; the others average what they can: a block with NaN in it becomes NaN.
+    `nearest` carries NaN over; the others average what is known, and a block of which less than half is known becomes
+    NaN, as a sensor's pixel reports what most of it sees.
     """
     if factor == 1:
         return depth.copy()
@@ -122,13 +123,15 @@ def lower(depth: FloatImage, factor: int, method: str, phase: tuple[float, float
     if method == "nearest":
         x, y = (min(int(p * factor), factor - 1) for p in phase)
         return np.ascontiguousarray(cut[y::factor, x::factor])
-    blocks = cut.reshape(height, factor, width, factor)
+    known = ~np.isnan(cut).reshape(height, factor, width, factor)
+    count = known.sum(axis=(1, 3))
     if method == "area":
-        return blocks.mean(axis=(1, 3), dtype=np.float32)
-    # Bicubic reaches beyond its block, so unknown pixels need values that do not spoil their neighbours'.
-    filled = cut if np.isnan(cut).all() else fill_holes(cut)[0]
-    low = resample(filled, width, height)
-    low[np.isnan(blocks).any(axis=(1, 3))] = np.nan
+        blocks = np.where(known, cut.reshape(known.shape), np.float32(0)).sum(axis=(1, 3), dtype=np.float32)
+        low = blocks / np.maximum(count, 1).astype(np.float32)
+    else:
+        # Bicubic reaches beyond its block, so unknown pixels need values that do not spoil their neighbours'.
+        low = resample(fill_holes(cut)[0] if known.any() else cut, width, height)
+    low[2 * count < factor * factor] = np.nan
     return low
 
 

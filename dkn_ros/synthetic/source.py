@@ -38,22 +38,22 @@ def shots(config: CameraConfig) -> Iterator[Shot]:
     """The frames of one round, in order; played forth and back they make a continuous motion."""
     if config.source == SYNTHETIC:
         return _rendered(config)
-    return _recorded(Path(config.source).expanduser(), config.factor)
+    return _recorded(Path(config.source).expanduser(), config.factor, config.method)
 
 
 def _rendered(config: CameraConfig) -> Iterator[Shot]:
     from dkn_ros.synthetic.scene import Scene  # compiles the ray caster: only for those who render
 
     scene = Scene(config.seed)
-    camera = dataclasses.replace(KINECT, factor=config.factor)
+    camera = dataclasses.replace(KINECT, factor=config.factor, method=config.method)
     for i in range(config.frames):
         frame = scene.frame(config.width, config.height, time=i / config.rate)
         low = degrade(frame.depth, camera, np.random.default_rng((config.seed, i)))
         yield Shot(frame.rgb, low, frame.depth, frame.focal_length)
 
 
-def _recorded(folder: Path, factor: int) -> Iterator[Shot]:
-    """Real frames: every factor-th pixel of the depth; pixels the sensor did not see stay unknown in both."""
+def _recorded(folder: Path, factor: int, method: str) -> Iterator[Shot]:
+    """Real frames, the depth made smaller; pixels the sensor did not see stay unknown in both."""
     for pair in frame_pairs(folder):
         rgb = read_rgb(pair.rgb)
         truth = to_metres(read_depth(pair.depth))
@@ -62,4 +62,4 @@ def _recorded(folder: Path, factor: int) -> Iterator[Shot]:
         if rgb.shape[:2] != truth.shape:
             raise ValueError(f"{pair.rgb} is {rgb.shape[:2]}, its depth {truth.shape}; wanted: the same size")
         rgb, truth = np.ascontiguousarray(rgb[:height, :width]), np.ascontiguousarray(truth[:height, :width])
-        yield Shot(rgb, lower(truth, factor, "nearest"), truth, NOMINAL_FOCAL_LENGTH * width)
+        yield Shot(rgb, lower(truth, factor, method), truth, NOMINAL_FOCAL_LENGTH * width)
