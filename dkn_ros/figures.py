@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 
 FloatImage = NDArray[np.float32]
 
-DEPTH_COLOURS = {"cmap": "turbo"}
-ERROR_COLOURS = {"cmap": "magma"}
+UNKNOWN = "0.75"  # a grey that neither colour map holds
+DEPTH_COLOURS = {"cmap": matplotlib.colormaps["turbo"].with_extremes(bad=UNKNOWN)}
+ERROR_COLOURS = {"cmap": matplotlib.colormaps["magma"].with_extremes(bad=UNKNOWN)}
 
 
 def loss_curve(history: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -46,10 +47,11 @@ def before_after(
 ) -> None:
     """Colour, input depth, bicubic, output and the errors of the last two, with one bar for depth and one for error.
 
-    low: hxw, the others HxW; metres with NaN, which is drawn white.  rgb may be missing.
+    low: hxw, the others HxW; metres with NaN, which is drawn grey.  rgb may be missing.
     """
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    axes = figure.subplots(2, 3)
+    figure = Figure(figsize=(13, 6.6), layout="constrained")
+    grid = figure.subplots(2, 4, width_ratios=(1, 1, 1, 0.04))
+    axes, bars = grid[:, :3], grid[:, 3]
     near, far = np.nanpercentile(truth, (1, 99))
     errors = [np.abs(image - truth) for image in (bicubic, output)]
     worst = max(0.02, float(np.nanpercentile(errors[0], 98)))
@@ -72,8 +74,8 @@ def before_after(
         drawn[id(colours)] = axis.imshow(image, interpolation="nearest", extent=field, **colours, **limits)
         axis.set_title(title, fontsize=11)
         axis.set_axis_off()
-    figure.colorbar(drawn[id(DEPTH_COLOURS)], ax=axes[0], label="depth, m", shrink=0.9)
-    figure.colorbar(drawn[id(ERROR_COLOURS)], ax=axes[1], label="absolute error, m", shrink=0.9)
+    figure.colorbar(drawn[id(DEPTH_COLOURS)], cax=bars[0], label="depth, m")
+    figure.colorbar(drawn[id(ERROR_COLOURS)], cax=bars[1], label="absolute error, m")
     figure.savefig(path, dpi=100)
 
 
