@@ -11,8 +11,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-DepthImage = NDArray[np.uint16] | NDArray[np.float32]
-
 MILLIMETRES_PER_METRE = 1000.0
 LARGEST_MILLIMETRES = 65535
 

@@ -50,7 +50,7 @@ def before_after(
     low: hxw, the others HxW; metres with NaN, which is drawn grey.  rgb may be missing.
     """
     figure = Figure(figsize=(13, 6.6), layout="constrained")
-    grid = figure.subplots(2, 4, width_ratios=(1, 1, 1, 0.04))
+    grid = figure.subplots(2, 4, gridspec_kw={"width_ratios": (1, 1, 1, 0.04)})
     axes, bars = grid[:, :3], grid[:, 3]
     near, far = np.nanpercentile(truth, (1, 99))
     errors = [np.abs(image - truth) for image in (bicubic, output)]

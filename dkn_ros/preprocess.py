@@ -76,7 +76,7 @@ def resample(image: FloatImage, width: int, height: int) -> FloatImage:
     if image.shape == (height, width):
         return image
     source = Image.fromarray(np.ascontiguousarray(image, np.float32))
-    return np.array(source.resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(source.resize((width, height), Image.BICUBIC))
 
 
 def graded_validity(ratio: float) -> float:
