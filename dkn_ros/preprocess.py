@@ -76,7 +76,8 @@ def resample(image: FloatImage, width: int, height: int) -> FloatImage:
     if image.shape == (height, width):
         return image
     source = Image.fromarray(np.ascontiguousarray(image, np.float32))
-    return np.array(source.resize((width, height), Image.BICUBIC))
+    # The old name: Ubuntu 22.04 has Pillow 9.0, which does not know Image.Resampling.
+    return np.array(source.resize((width, height), Image.BICUBIC))  # type: ignore[attr-defined]
 
 
 def graded_validity(ratio: float) -> float:

@@ -126,10 +126,15 @@ class Trainer:
         progress = (step - c.warm_up) / max(1, c.iterations - c.warm_up)
         return c.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
+    def _late(self, step: int) -> bool:
+        """Whether the network is past learning what the guidance is for, and may learn what makes it robust."""
+        return step >= self.config.late_from * self.config.iterations
+
     def batch(self, scenes: SceneStore, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Guidance, target, validity and truth of one step."""
         rng = np.random.default_rng((self.config.seed, 2, step))
-        samples = [scenes.draw(self.config, rng) for _ in range(self.config.batch)]
+        soft_edges = self.config.soft_edges if self._late(step) else 0.0
+        samples = [scenes.draw(self.config, rng, soft_edges) for _ in range(self.config.batch)]
         guidance = torch.from_numpy(np.stack([s.guidance for s in samples]))
         rest = [torch.from_numpy(np.stack([getattr(s, name) for s in samples]))[:, None]
                 for name in ("target", "validity", "truth")]  # fmt: skip
@@ -144,8 +149,7 @@ class Trainer:
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             output = self.model(guidance, target, validity if self.model.options.validity else None)
-        squares = self.step >= self.config.square_from * self.config.iterations
-        loss = loss_of(output, truth, validity, self.config.square_weight if squares else 0.0)
+        loss = loss_of(output, truth, validity, self.config.square_weight if self._late(self.step) else 0.0)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         # A crop with one wild depth step must not undo what the others taught.

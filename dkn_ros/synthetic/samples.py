@@ -41,13 +41,16 @@ class SceneStore:
             frame = Scene(int(rng.integers(2**31))).frame(FRAME_WIDTH, FRAME_HEIGHT, time=float(rng.uniform(0, 20)))
             self.frames.append((frame.rgb, frame.depth))
 
-    def draw(self, config: TrainingConfig, rng: np.random.Generator) -> Sample:
-        """A random crop of a random scene through a random camera."""
+    def draw(self, config: TrainingConfig, rng: np.random.Generator, soft_edges: float = 0.0) -> Sample:
+        """A random crop of a random scene through a random camera; `soft_edges` of them have blurred true depth."""
         factor = int(rng.choice(list(RATIOS), p=list(RATIOS.values())))
         camera = random_camera(rng, factor)
         while True:
             rgb, depth = self.frames[int(rng.integers(len(self.frames)))]
             rgb, truth = _crop(rgb, depth, config, rng)
+            if soft_edges and rng.random() < soft_edges:
+                # Else the network makes every edge a step, also where sensor and truth have a slope.
+                truth = np.asarray(cv2.GaussianBlur(truth, (0, 0), float(rng.uniform(0.4, 1.6))), np.float32)
             low = degrade(truth, camera, rng)
             if not np.isnan(low).all():
                 break
