@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,13 +39,16 @@ class DemoError(RuntimeError):
 def run(config: DemoConfig, output: Path) -> dict[str, Any]:
     """Run the demo, write summary.json and two pictures to `output`, return the summary.
 
-    Raises DemoError if a process ended early or nothing arrived.
+    Raises DemoError without ROS, if a process ended early, or if nothing arrived.
     """
     output.mkdir(parents=True, exist_ok=True)
     _environment()
-    import rclpy  # after the environment is set, which Fast DDS reads when it is loaded
+    try:
+        import rclpy  # after the environment is set, which Fast DDS reads when it is loaded
 
-    from dkn_ros.ros.probe import Probe
+        from dkn_ros.ros.probe import Probe
+    except ImportError as error:
+        raise DemoError(f"the demo needs ROS 2 ({error}); `make demo` brings it") from error
 
     count = max(1, round(config.rate * config.seconds))
     parameters = {
@@ -65,10 +68,7 @@ def run(config: DemoConfig, output: Path) -> dict[str, Any]:
         probe = Probe()
         stack.callback(probe.destroy_node)
         folder = stack.enter_context(TemporaryDirectory(prefix="dkn_demo_"))
-        children = [
-            stack.enter_context(_child(name, given, Path(folder), output)) for name, given in parameters.items()
-        ]
-        _watch(probe, children, count)
+        _watch(probe, lambda name: stack.enter_context(_child(name, parameters[name], Path(folder), output)), count)
     summary = _summary(probe, config)
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _pictures(probe, output, config)
@@ -148,11 +148,11 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
                 continue
 
 
-def _watch(probe: Any, children: list[subprocess.Popen[bytes]], count: int) -> None:
-    """Spin the probe until the camera has sent its frames and what is under way has arrived."""
+def _watch(probe: Any, start: Callable[[str], subprocess.Popen[bytes]], count: int) -> None:
+    """Start both processes; spin the probe until the camera has sent its frames and what is under way has arrived."""
     import rclpy
 
-    node, camera = children
+    node, camera = start("dkn_node"), None
     started = time.monotonic()
     ended: float | None = None
     with tqdm(total=count, unit="frame", desc="starting") as bar:
@@ -165,11 +165,13 @@ def _watch(probe: Any, children: list[subprocess.Popen[bytes]], count: int) -> N
             bar.update(0)
             if node.poll() is not None:
                 raise DemoError(f"dkn_node ended with status {node.returncode}; see dkn_node.log")
-            if ended is None and (probe.sent >= count or camera.poll() is not None):
+            if camera is None and probe.node_status:  # the node is heard, so nothing that it publishes will be missed
+                camera = start("sim_camera")
+            if camera and ended is None and (probe.sent >= count or camera.poll() is not None):
                 ended = time.monotonic()
             if not probe.received and time.monotonic() - started > START_SECONDS:
                 raise DemoError(f"nothing arrived in {START_SECONDS:.0f} s; see dkn_node.log and sim_camera.log")
-    if camera.poll() not in (None, 0):
+    if camera and camera.poll() not in (None, 0):
         raise DemoError(f"sim_camera ended with status {camera.returncode}; see sim_camera.log")
     if not probe.received:
         raise DemoError(f"nothing arrived; the node says {probe.node_message or 'nothing'}")

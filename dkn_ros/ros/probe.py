@@ -54,7 +54,6 @@ class Probe(Node):
         self._truth: dict[int, FloatImage] = {}
         self._rgb: dict[int, NDArray[np.uint8]] = {}
         self._rgb_subscription: Subscription | None = None
-        self._rgb_wanted = True
         self.create_subscription(Image, "depth/upsampled", self._on_output, qos("reliable", 5))
         self.create_subscription(Image, "depth/image", self._on_low, qos("reliable", 50))
         self.create_subscription(Image, "truth/image", self._on_truth, qos("reliable", 5))
@@ -80,7 +79,10 @@ class Probe(Node):
     def _on_output(self, msg: Image) -> None:
         now = self.get_clock().now().nanoseconds
         stamp = stamp_ns(msg.header.stamp)
-        self._first_stamp = self._first_stamp or stamp
+        if self._first_stamp is None:
+            self._first_stamp = stamp
+            # Not before the first output: the camera waits for subscribers of both images, which are to be the node.
+            self._rgb_subscription = self.create_subscription(Image, "rgb/image", self._on_rgb, qos("best_effort", 2))
         self.received.append(((stamp - self._first_stamp) / 1e9, (now - stamp) / 1e6))
         if stamp in self._truth and stamp in self._low and len(self.compared) < COMPARED:
             rgb = self._rgb.get(stamp)
@@ -89,11 +91,8 @@ class Probe(Node):
             if rgb is not None and self._rgb_subscription is not None:
                 # One colour image is enough for the picture, and each costs the machine a megabyte.
                 self.destroy_subscription(self._rgb_subscription)
-                self._rgb_subscription, self._rgb_wanted = None, False
+                self._rgb_subscription = None
                 self._rgb.clear()
-        if self._rgb_wanted and self._rgb_subscription is None:
-            # Not sooner: the camera waits for subscribers of both images, and of this one that is to be the node.
-            self._rgb_subscription = self.create_subscription(Image, "rgb/image", self._on_rgb, qos("best_effort", 2))
 
     def _on_low(self, msg: Image) -> None:
         _keep(self._low, stamp_ns(msg.header.stamp), _metres(msg))

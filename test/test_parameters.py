@@ -1,0 +1,136 @@
+"""ROS parameters made from the settings dataclasses: one a field, described, in range, read-only unless live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from harness import Peer, needs_rclpy, next_domain
+
+from dkn_ros.config import CameraConfig, NodeConfig, PipelineConfig, Settings, settings_of
+from dkn_ros.ros import parameters
+
+pytestmark = needs_rclpy
+
+KINDS = (PipelineConfig, NodeConfig, CameraConfig)
+FIELDS = [(kind, name) for kind in KINDS for name in settings_of(kind)]
+
+MakeNode = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[Peer]:
+    peer = Peer(next_domain())
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def make_node(peer: Peer) -> Iterator[MakeNode]:
+    """Makes nodes with given parameter values; they are destroyed after the test."""
+    import rclpy
+    from rclpy.parameter import Parameter
+
+    nodes = []
+
+    def make(**values: Any) -> Any:
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        nodes.append(rclpy.create_node("tested", context=peer.context, parameter_overrides=overrides))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_defaults_are_those_of_the_dataclass(make_node: MakeNode, kind: type[Settings]) -> None:
+    node = make_node()
+    assert parameters.declare(node, kind) == kind()
+    assert {name: node.get_parameter(name).value for name in settings_of(kind)} == vars(kind())
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS, ids=[f"{kind.__name__}.{name}" for kind, name in FIELDS])
+def test_every_field_is_described(make_node: MakeNode, kind: type[Settings], name: str) -> None:
+    node = make_node()
+    parameters.declare(node, kind)
+    descriptor = node.describe_parameter(name)
+    python_type, default, known = settings_of(kind)[name]
+    assert descriptor.description == known.description
+    assert descriptor.read_only is not known.live
+    ranges = [*descriptor.integer_range, *descriptor.floating_point_range]
+    if python_type in (int, float) and (known.minimum, known.maximum) != (None, None):
+        (found,) = ranges
+        assert found.from_value <= default <= found.to_value
+        assert known.minimum is None or found.from_value == known.minimum
+        assert known.maximum is None or found.to_value == known.maximum
+    else:
+        assert ranges == []
+    assert all(str(choice) in descriptor.additional_constraints for choice in known.choices or ())
+
+
+def test_given_values_are_taken(make_node: MakeNode) -> None:
+    node = make_node(slop=0.05, queue_size=3, output_encoding="16UC1")
+    assert parameters.declare(node, NodeConfig) == NodeConfig(slop=0.05, queue_size=3, output_encoding="16UC1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("queue_size", 0),
+        ("queue_size", 1.5),
+        ("slop", -0.1),
+        ("slop", "wide"),
+        ("output_encoding", "8UC1"),
+        ("input_reliability", "perhaps"),
+        ("warm_up_width", True),
+    ],
+)
+def test_values_that_do_not_fit_end_the_start(make_node: MakeNode, name: str, value: Any) -> None:
+    from dkn_ros.ros.node import START_ERRORS
+
+    with pytest.raises(START_ERRORS, match=name):
+        parameters.declare(make_node(**{name: value}), NodeConfig)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("slop", 0.02, True),
+        ("slop", 11.0, False),  # out of the declared range
+        ("slop", 1, False),  # another type
+        ("queue_size", 20, False),  # read-only
+    ],
+)
+def test_rclpy_holds_a_running_node_to_the_declaration(
+    make_node: MakeNode, name: str, value: Any, accepted: bool
+) -> None:
+    from rclpy.parameter import Parameter
+
+    node = make_node()
+    parameters.declare(node, NodeConfig)
+    before = node.get_parameter(name).value
+    (answer,) = node.set_parameters([Parameter(name, value=value)])
+    assert answer.successful is accepted
+    assert bool(answer.reason) is not accepted
+    assert node.get_parameter(name).value == (value if accepted else before)
+
+
+def test_changed_takes_only_its_own_fields() -> None:
+    from rclpy.parameter import Parameter
+
+    given = [Parameter("slop", value=0.5), Parameter("max_depth", value=4.0)]
+    assert parameters.changed(NodeConfig(queue_size=3), given) == NodeConfig(queue_size=3, slop=0.5)
+    assert parameters.changed(PipelineConfig(), given) == PipelineConfig(max_depth=4.0)
+
+
+def test_changed_refuses_what_the_declaration_cannot_say() -> None:
+    """Strings have no range in ROS: their choices are checked here, and the reason goes to who asked."""
+    from rclpy.parameter import Parameter
+
+    with pytest.raises(ValueError, match="output_encoding is '8UC1'; wanted: one of '32FC1', '16UC1'") as error:
+        parameters.changed(NodeConfig(), [Parameter("output_encoding", value="8UC1")])
+    answer = parameters.result(error.value)
+    assert (answer.successful, answer.reason) == (False, str(error.value))
+    assert parameters.result(None).successful

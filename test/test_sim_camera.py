@@ -1,0 +1,162 @@
+"""The simulated camera as a process, over real DDS."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from harness import (
+    FRAME_ID,
+    Peer,
+    Process,
+    Status,
+    needs_rclpy,
+    next_domain,
+    parameters,
+    peer_in,
+    pixels_of,
+    running,
+    write_frames,
+)
+from numpy.typing import NDArray
+
+from dkn_ros.images import read_rgb as read_rgb_file
+from dkn_ros.ros.messages import read_rgb, stamp_ns
+
+pytestmark = needs_rclpy
+
+CAMERA = "dkn_ros.ros.sim_camera"
+
+
+class Ear:
+    """Hears all that the camera says."""
+
+    def __init__(self, peer: Peer) -> None:
+        from sensor_msgs.msg import CameraInfo, Image
+
+        self.peer = peer
+        # The camera waits for subscribers of both images: who hears the rest from the first frame on comes before them.
+        self.truth = peer.listen(Image, "truth/image")
+        self.rgb_info = peer.listen(CameraInfo, "rgb/camera_info")
+        self.depth_info = peer.listen(CameraInfo, "depth/camera_info")
+        self.depth = peer.listen(Image, "depth/image")
+        self.rgb = peer.listen(Image, "rgb/image")
+
+    def hear(self, frames: int, process: Process) -> None:
+        """Listen until the camera has sent that many frames and ended."""
+        self.peer.until(
+            lambda: min(map(len, (self.rgb, self.depth, self.rgb_info, self.depth_info))) >= frames or process.status,
+            f"{frames} frames",
+        )
+        assert process.wait() == 0
+        self.peer.spin(lambda: False, 0.1)
+
+
+def read_millimetres(path: Path) -> NDArray:
+    return np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+
+
+def stamps(messages: list[Any]) -> list[int]:
+    return [stamp_ns(message.header.stamp) for message in messages]
+
+
+def test_synthetic_frames_wait_for_a_subscriber_and_are_counted() -> None:
+    domain = next_domain()
+    given = parameters(width=160, height=120, factor=4, frames=3, rate=20.0, count=10, wait=True, truth_every=3)
+    with running(CAMERA, given, domain) as process, peer_in(domain) as peer:
+        heard = peer.diagnostics()
+        status = Status(peer.until(lambda: heard, "diagnostics", process)[0])
+        assert (status.message, status.count("sent")) == ("waiting for a subscriber", 0)
+        ear = Ear(peer)
+        ear.hear(10, process)
+
+    assert len(ear.rgb) == 10
+    assert stamps(ear.rgb) == sorted(set(stamps(ear.rgb)))
+    assert stamps(ear.rgb) == stamps(ear.depth) == stamps(ear.rgb_info) == stamps(ear.depth_info)
+    assert stamps(ear.truth) == stamps(ear.rgb)[::3]
+    assert {(m.encoding, m.width, m.height, m.header.frame_id) for m in ear.rgb} == {("rgb8", 160, 120, FRAME_ID)}
+    assert {(m.encoding, m.width, m.height, m.header.frame_id) for m in ear.depth} == {("16UC1", 40, 30, FRAME_ID)}
+    assert {(m.encoding, m.width, m.height, m.header.frame_id) for m in ear.truth} == {("32FC1", 160, 120, FRAME_ID)}
+    assert Status(heard[-1]).count("sent") == 10
+
+    for image, info in ((ear.rgb[0], ear.rgb_info[0]), (ear.depth[0], ear.depth_info[0])):
+        assert (info.width, info.height) == (image.width, image.height)
+        assert (info.k[2], info.k[5]) == ((image.width - 1) / 2, (image.height - 1) / 2)
+    assert ear.rgb_info[0].k[0] == pytest.approx(4 * ear.depth_info[0].k[0])
+
+    # Three frames played forth and back, and the camera sees about the truth.
+    images = [read_rgb(message) for message in ear.rgb]
+    assert not np.array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[0], images[4])
+    np.testing.assert_array_equal(images[1], images[3])
+    seen, true = pixels_of(ear.depth[0]) / 1000, pixels_of(ear.truth[0])[2::4, 2::4]
+    measured = seen > 0
+    assert measured.mean() > 0.3
+    assert np.median(np.abs(seen - true)[measured]) < 0.1
+
+
+@pytest.mark.parametrize(("encoding", "method"), [("16UC1", "nearest"), ("32FC1", "area")])
+def test_frames_of_a_folder(tmp_path: Path, encoding: str, method: str) -> None:
+    folder = write_frames(tmp_path / "frames")
+    domain = next_domain()
+    once = {"count": 4, "wait": True, "truth_every": 1, "rate": 20.0}
+    given = parameters(source=str(folder), factor=4, method=method, encoding=encoding, frame_id="mine", **once)
+    with running(CAMERA, given, domain) as process, peer_in(domain) as peer:
+        ear = Ear(peer)
+        ear.hear(4, process)
+    assert stamps(ear.rgb) == stamps(ear.depth) == stamps(ear.truth)
+    for number, rgb, depth, truth in zip((0, 1, 2, 1), ear.rgb, ear.depth, ear.truth, strict=True):
+        np.testing.assert_array_equal(read_rgb(rgb), read_rgb_file(folder / f"{number:03}_rgb.png"))
+        millimetres = read_millimetres(folder / f"{number:03}_depth.png")
+        metres = np.where(millimetres > 0, millimetres / 1000, np.nan).astype(np.float32)
+        np.testing.assert_array_equal(pixels_of(truth), metres)
+        if method == "nearest":
+            np.testing.assert_array_equal(pixels_of(depth), millimetres[2::4, 2::4])
+        else:
+            np.testing.assert_allclose(pixels_of(depth), metres.reshape(30, 4, 40, 4).mean(axis=(1, 3)), rtol=1e-6)
+        assert (depth.encoding, depth.header.frame_id) == (encoding, "mine")
+
+
+def test_unusable_folder_is_named_in_one_line(tmp_path: Path) -> None:
+    missing = tmp_path / "nothing"
+    wrong = write_frames(tmp_path / "frames", count=1)
+    cv2.imwrite(str(wrong / "000_depth.png"), np.full((60, 80), 1000, np.uint16))
+    for folder, said in ((missing, f"no folder {missing}"), (wrong, "wanted: the same size")):
+        with running(CAMERA, parameters(source=str(folder)), next_domain()) as process:
+            assert process.wait() == 1
+            (line,) = process.log.splitlines()
+            assert line.startswith("[FATAL]")
+            assert "cannot start: " in line
+            assert said in line
+
+
+@pytest.mark.parametrize(
+    ("number", "reliability"), [(signal.SIGTERM, "RELIABLE"), (signal.SIGINT, "BEST_EFFORT")], ids=["TERM", "INT"]
+)
+def test_signal_ends_it_while_it_sends(tmp_path: Path, number: signal.Signals, reliability: str) -> None:
+    domain = next_domain()
+    given = parameters(source=str(write_frames(tmp_path)), reliability=reliability.lower())
+    with running(CAMERA, given, domain) as process, peer_in(domain) as peer:
+        heard = peer.diagnostics()
+        peer.until(lambda: heard and Status(heard[-1]).count("sent"), "frames that are sent", process)
+        for topic in ("/rgb/image", "/depth/image", "/rgb/camera_info", "/depth/camera_info", "/truth/image"):
+            (publisher,) = peer.node.get_publishers_info_by_topic(topic)
+            assert publisher.qos_profile.reliability.name == reliability
+        process.send(number)
+        assert process.wait() == 0
+        assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_signal_ends_it_while_it_renders(number: signal.Signals) -> None:
+    given = parameters(width=320, height=240, frames=1000)
+    with running(CAMERA, [*given, "--log-level", "rcl:=debug"], next_domain()) as process:
+        process.wait_for_log("Initializing node 'sim_camera'")
+        process.send(number)
+        assert process.wait() == 0
+        assert "Traceback" not in process.log
+        assert "1000 frames" not in process.log
