@@ -51,11 +51,9 @@ def _enhance(given: argparse.Namespace) -> int:
 
 
 def _demo(given: argparse.Namespace) -> int:
+    from dkn_ros.ros import demo
+
     config = _settings(DemoConfig, tuple(settings_of(DemoConfig)), given)
-    try:
-        from dkn_ros.ros import demo
-    except ImportError as error:
-        raise RuntimeError(f"the demo needs ROS 2 ({error}); `make demo` brings it") from error
     output = Path(given.out)
     summary = demo.run(config, output)
     print(demo.table(summary))
@@ -70,8 +68,11 @@ def _evaluate(given: argparse.Namespace) -> int:
     from dkn_ros.evaluation import evaluate, table
     from dkn_ros.pipeline import Pipeline
 
+    factors = [int(factor) for factor in given.factors.split(",") if factor.isdecimal() and int(factor) > 0]
+    if len(factors) != len(given.factors.split(",")):
+        raise ValueError(f"factors are {given.factors!r}; wanted: whole numbers above 0, such as 2,4,8")
     pipeline = Pipeline(_settings(PipelineConfig, EVALUATE_FLAGS, given))
-    rows = evaluate(pipeline, Path(given.folder), given.tests.split(","), [int(f) for f in given.factors.split(",")])
+    rows = evaluate(pipeline, Path(given.folder), given.tests.split(","), factors)
     print(f"{given.folder}, weights {pipeline.card.name} {pipeline.card.sha256[:12]}")
     print(table(rows))
     if given.json:

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dkn_ros.depth import to_metres
-from dkn_ros.images import FramePair, frame_pairs, read_depth, read_rgb
+from dkn_ros.images import FramePair, frame_pairs, read_pair
 from dkn_ros.metrics import rmse
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.preprocess import fill_holes, resample
@@ -69,10 +68,7 @@ def compare(output: FloatImage, low: FloatImage, truth: FloatImage) -> tuple[flo
 def evaluate(
     pipeline: Pipeline, folder: Path, protocols: Sequence[str], factors: Sequence[int], progress: bool = True
 ) -> list[Row]:
-    """Rows for every protocol and factor over all frames of a folder.
-
-    A protocol that averages pixels makes a block with an unknown pixel unknown, so every protocol works on every frame.
-    """
+    """Rows for every protocol and factor over all frames of a folder; ValueError for a protocol that does not exist."""
     unknown = sorted(set(protocols) - set(PROTOCOLS))
     if unknown:
         raise ValueError(f"unknown protocol {', '.join(unknown)}; known: {', '.join(PROTOCOLS)}")
@@ -96,9 +92,7 @@ def evaluate(
 
 def _pairs(pipeline: Pipeline, frames: Sequence[FramePair], camera: CameraModel) -> Iterator[tuple[float, float]]:
     for i, frame in enumerate(frames):
-        rgb, truth = read_rgb(frame.rgb), to_metres(read_depth(frame.depth))
-        height, width = (size // camera.factor * camera.factor for size in truth.shape)
-        rgb, truth = np.ascontiguousarray(rgb[:height, :width]), truth[:height, :width]
+        rgb, truth = read_pair(frame, camera.factor)
         low = degrade(truth, camera, np.random.default_rng(i))
         yield compare(pipeline.enhance(rgb, low).depth, low, truth)
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dkn_ros.depth import to_millimetres
+from dkn_ros.depth import to_metres, to_millimetres
 
 UNITS = ("auto", "mm", "m", "raw")
 OUTPUTS = (".npy", ".png", ".tiff", ".tif", ".exr")
@@ -81,6 +81,21 @@ def read_depth(path: Path, unit: str = "auto") -> NDArray:
     if unit == "m":
         return image.astype(np.float32)
     raise ValueError(f"depth unit is {unit!r}; wanted: one of {', '.join(UNITS)}")
+
+
+def read_pair(pair: FramePair, factor: int = 1) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Colour HxWx3 and true depth HxW (metres, NaN unknown) of a frame.
+
+    Both are cut to whole blocks of `factor` pixels, so that colour and lowered depth cover the same field.
+    Raises ImageFileError if the two have different sizes or are smaller than a block.
+    """
+    rgb, truth = read_rgb(pair.rgb), to_metres(read_depth(pair.depth))
+    if rgb.shape[:2] != truth.shape or min(truth.shape) < factor:
+        raise ImageFileError(
+            f"{pair.rgb} is {rgb.shape[:2]}, its depth {truth.shape}; wanted: the same size, {factor} pixels or more"
+        )
+    height, width = (size // factor * factor for size in truth.shape)
+    return np.ascontiguousarray(rgb[:height, :width]), np.ascontiguousarray(truth[:height, :width])
 
 
 def write_depth(path: Path, depth: NDArray[np.float32], unit: str = "m") -> None:

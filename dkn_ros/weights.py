@@ -133,8 +133,9 @@ def import_checkpoint(source: Path, output: Path) -> Card:
     try:
         published = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # garbage makes the unpickler stumble in any way there is
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise WeightsError(f"{source} cannot be read safely as a torch state dict: {reason}") from error
+        raise WeightsError(
+            f"{source} cannot be read safely: it is damaged or holds more than tensors; wanted: a torch state dict"
+        ) from error
     if (
         not isinstance(published, Mapping)
         or "DepthKernel.conv_weight.weight" not in published

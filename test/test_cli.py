@@ -247,7 +247,7 @@ def test_evaluate_prints_and_writes_the_table(run: Run, frames: Path, small_weig
     [
         (("evaluate", "nothing"), "dkn evaluate: no folder nothing; wanted: a folder with NAME_rgb.png"),
         (("evaluate", "FRAMES", "--tests", "foggy"), "dkn evaluate: unknown protocol foggy; known: clean, "),
-        (("evaluate", "FRAMES", "--factors", "0"), "dkn evaluate: factor is 0; wanted: at least 1"),
+        (("evaluate", "FRAMES", "--factors", "0"), "dkn evaluate: factors are '0'; wanted: whole numbers"),
         (("train", "nothing.yaml"), "dkn train: no recipe nothing.yaml"),
         (("demo", "--rate", "0"), "dkn demo: rate is 0.0; wanted: at least 0.1"),
         (("demo", "--seconds", "0.5"), "dkn demo: seconds is 0.5; wanted: at least 1"),

@@ -126,8 +126,21 @@ def test_loss_is_the_mean_absolute_error_with_filled_pixels_weighing_less() -> N
     validity *= 0.5  # how sharp the measured pixels are does not count
     validity[0, 0, 0, 1] = 0  # filled: 0.3 of 3.3
     assert float(loss_of(output, truth, validity)) == pytest.approx((0.3 * 0.4 + 0.2) / 3.3)
-    both = [torch.cat((image, truth)) for image in (output, truth)] + [torch.ones(2, 1, 2, 2)]
-    assert float(loss_of(*both)) == pytest.approx(0.15 / 2)  # over all pixels of all crops
+    twice = loss_of(torch.cat((output, truth)), torch.cat((truth, truth)), torch.ones(2, 1, 2, 2))
+    assert float(twice) == pytest.approx(0.15 / 2)  # over all pixels of all crops
+    squares = loss_of(output, truth, torch.ones(1, 1, 2, 2), square_weight=3.0)
+    assert float(squares) == pytest.approx(0.15 + 3 * (0.4**2 + 0.2**2) / 4)
+
+
+def test_late_settings_change_nothing_before_their_time(scenes: SceneStore, tmp_path: Path) -> None:
+    plain = Trainer(tiny(iterations=4), tmp_path)
+    late = Trainer(tiny(iterations=4, late_from=0.5, square_weight=3.0, soft_edges=1.0), tmp_path)
+    for step in range(4):
+        batches = [trainer.batch(scenes, step) for trainer in (plain, late)]
+        same = all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+        assert same == (step < 2)
+    losses = [[trainer.train_step(scenes) for _ in range(3)] for trainer in (plain, late)]
+    assert losses[0][:2] == losses[1][:2] and losses[0][2] != losses[1][2]
 
 
 def test_learning_rate_rises_then_falls_to_a_hundredth(tmp_path: Path) -> None:
@@ -148,7 +161,8 @@ def test_training_lowers_the_loss(scenes: SceneStore, tmp_path: Path, precision:
         trainer.model.train()  # the running statistics of a network that has not trained yet mean nothing
         with torch.no_grad():
             outputs = [(trainer.model(g, t), truth, v) for g, t, v, truth in others]
-        return float(np.median([float(loss_of(*(t[i : i + 1] for t in batch))) for batch in outputs for i in range(4)]))
+        errors = [float(loss_of(o[i : i + 1], t[i : i + 1], v[i : i + 1])) for o, t, v in outputs for i in range(4)]
+        return float(np.median(errors))
 
     start = loss()
     losses = [trainer.train_step(scenes) for _ in range(60)]

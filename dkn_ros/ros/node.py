@@ -55,6 +55,7 @@ STOP_SECONDS = 1.5
 START_ERRORS = (
     ValueError,
     OSError,
+    RuntimeError,  # what torch raises for a device that is there but cannot be used
     InvalidParameterTypeException,
     InvalidParameterValueException,
     ParameterUninitializedException,

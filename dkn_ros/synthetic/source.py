@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkn_ros.config import CameraConfig
-from dkn_ros.depth import to_metres
-from dkn_ros.images import frame_pairs, read_depth, read_rgb
+from dkn_ros.images import frame_pairs, read_pair
 from dkn_ros.synthetic.degradation import KINECT, degrade, lower
 
 SYNTHETIC = "synthetic"
@@ -55,11 +54,5 @@ def _rendered(config: CameraConfig) -> Iterator[Shot]:
 def _recorded(folder: Path, factor: int, method: str) -> Iterator[Shot]:
     """Real frames, the depth made smaller; pixels the sensor did not see stay unknown in both."""
     for pair in frame_pairs(folder):
-        rgb = read_rgb(pair.rgb)
-        truth = to_metres(read_depth(pair.depth))
-        # Cut to whole blocks, so that colour and lowered depth cover the same field.
-        height, width = (size // factor * factor for size in truth.shape)
-        if rgb.shape[:2] != truth.shape:
-            raise ValueError(f"{pair.rgb} is {rgb.shape[:2]}, its depth {truth.shape}; wanted: the same size")
-        rgb, truth = np.ascontiguousarray(rgb[:height, :width]), np.ascontiguousarray(truth[:height, :width])
-        yield Shot(rgb, lower(truth, factor, method), truth, NOMINAL_FOCAL_LENGTH * width)
+        rgb, truth = read_pair(pair, factor)
+        yield Shot(rgb, lower(truth, factor, method), truth, NOMINAL_FOCAL_LENGTH * truth.shape[1])
