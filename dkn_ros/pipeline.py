@@ -105,6 +105,11 @@ class Pipeline:
         filtered = self._filter(guidance, target.image, target.validity, clock)
 
         with clock.stage("postprocess"):
+            strength = self.card.strength_at(target.ratio)
+            if strength < 1.0:
+                filtered -= target.image
+                filtered *= np.float32(strength)
+                filtered += target.image
             # No surface lies outside the range that was measured; the network's overshoot does.
             np.clip(filtered, 0.0, 1.0, out=filtered)
             filtered *= np.float32(target.high - target.low)

@@ -31,6 +31,8 @@ class Target:
     """HxW, pixels of the colour grid to the nearest measured depth."""
     low: float
     high: float
+    ratio: float
+    """Of the colour's size to the depth's, geometric mean of both axes."""
 
 
 def check_rgb(rgb: NDArray) -> None:
@@ -101,13 +103,14 @@ def target_image(depth: FloatImage, width: int, height: int) -> Target:
     span = high - low if high > low else 1.0
     image = resample((filled - np.float32(low)) / np.float32(span), width, height)
     across, down = width / depth.shape[1], height / depth.shape[0]
-    measured = np.float32(graded_validity((across * down) ** 0.5))
+    ratio = (across * down) ** 0.5
+    measured = np.float32(graded_validity(ratio))
     if not distance.any():
         nowhere = np.zeros((height, width), np.float32)
-        return Target(image, np.full_like(nowhere, measured), nowhere, low, low + span)
+        return Target(image, np.full_like(nowhere, measured), nowhere, low, low + span, ratio)
     # Between a measured and a filled pixel the border runs half a pixel from both centres.
     away = np.maximum(distance - np.float32(0.5), 0) * np.float32(max(across, down))
     away = cv2.resize(away, (width, height), interpolation=cv2.INTER_LINEAR)
     where = np.where(distance == 0, measured, np.float32(0))
     validity = cv2.resize(where, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return Target(image, np.asarray(validity, np.float32), np.asarray(away, np.float32), low, low + span)
+    return Target(image, np.asarray(validity, np.float32), np.asarray(away, np.float32), low, low + span, ratio)

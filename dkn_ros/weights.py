@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 import yaml
@@ -46,14 +47,31 @@ class Card:
     description: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
     """How to train it again: the TrainingConfig, versions, machine and time."""
+    strength: dict[Any, Any] = field(default_factory=dict)
+    """Ratio of colour to depth size -> share of the network's correction that is applied, see `strength_at`."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Measured figures and the command that gives them."""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            wanted = dict if f.name in ("options", "recipe", "metrics") else str
+            wanted = dict if f.name in ("options", "recipe", "strength", "metrics") else str
             if not isinstance(getattr(self, f.name), wanted):
                 raise WeightsError(f"{f.name} of the card is {getattr(self, f.name)!r}; wanted: {wanted.__name__}")
+        numbers = (*self.strength, *self.strength.values())
+        if not all(type(n) in (int, float) and n > 0 for n in numbers):
+            raise WeightsError(f"strength of the card is {self.strength}; wanted: ratio: share, both above 0")
+
+
+    def strength_at(self, ratio: float) -> float:
+        """The share of the network's correction to apply at a ratio: all of it where the card says nothing.
+
+        Between the card's ratios it goes with the logarithm of the ratio.  The finer the input, the less is left to
+        gain and the more an edge in the wrong place costs.
+        """
+        if not self.strength:
+            return 1.0
+        ratios = sorted(self.strength)
+        return float(np.interp(np.log2(ratio), np.log2(ratios), [self.strength[r] for r in ratios]))
 
 
 def shipped_cards() -> dict[str, Card]:
