@@ -359,3 +359,19 @@ def test_refuses_raw_images_that_do_not_fit(pipeline: Pipeline) -> None:
     for value in (np.nan, np.inf):
         with pytest.raises(ValueError, match="raw image holds NaN or infinity"):
             pipeline.filter_raw(colour(30, 20), np.full((20, 30), value, np.float32))
+
+
+def test_strength_applies_a_share_of_the_correction(small_weights: Path, rng: np.random.Generator) -> None:
+    rgb = rng.integers(0, 256, (48, 64, 3), np.uint8)
+    depth = rng.integers(1000, 3000, (12, 16)).astype(np.uint16)
+    whole = Pipeline(PipelineConfig(weights=str(small_weights), device="cpu", precision="float32"))
+    half, none = (
+        Pipeline(PipelineConfig(weights=str(small_weights), device="cpu", precision="float32")) for _ in range(2)
+    )
+    half.card, none.card = (dataclasses.replace(whole.card, strength={4: share}) for share in (0.5, 1e-6))
+    start, middle, end = (p.enhance(rgb, depth).depth for p in (none, half, whole))
+    assert np.abs(end - start).max() > 0.01
+    low, high = depth.min() / 1000 + 1e-4, depth.max() / 1000 - 1e-4
+    inside = np.all([(d > low) & (d < high) for d in (start, middle, end)], axis=0)  # the measured range clips the rest
+    assert inside.mean() > 0.5
+    np.testing.assert_allclose(middle[inside], (start + end)[inside] / 2, atol=1e-4)

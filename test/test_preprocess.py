@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dkn_ros.preprocess import LUMINANCE, fill_holes, graded_validity, guidance_image, resample, target_image
+from dkn_ros.preprocess import (
+    LUMINANCE,
+    fill_holes,
+    graded_validity,
+    guidance_image,
+    resample,
+    smooth_holes,
+    target_image,
+)
 
 FloatImage = NDArray[np.float32]
 
@@ -209,3 +217,15 @@ def test_refuses_what_is_no_colour_image(rgb: NDArray) -> None:
     with pytest.raises(ValueError, match="wanted: HxWx3 or HxW, uint8") as raised:
         guidance_image(rgb)
     assert f"rgb is {rgb.dtype} of shape {rgb.shape}" in str(raised.value)
+
+
+def test_smoothing_takes_the_mean_in_holes_and_leaves_what_was_measured(rng: np.random.Generator) -> None:
+    filled = rng.random((9, 11), np.float32)
+    distance = np.zeros_like(filled)
+    distance[4, 5] = distance[0, 0] = 1
+    smooth = smooth_holes(filled, distance)
+    assert smooth[4, 5] == pytest.approx(filled[3:6, 4:7].mean(), rel=1e-5)
+    corner = np.pad(filled, 1, mode="edge")[:3, :3]
+    assert smooth[0, 0] == pytest.approx(corner.mean(), rel=1e-5)
+    measured = distance == 0
+    np.testing.assert_array_equal(smooth[measured], filled[measured])

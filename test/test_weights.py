@@ -23,7 +23,15 @@ from dkn_ros.images import read_rgb
 from dkn_ros.metrics import rmse
 from dkn_ros.models import FDKN
 from dkn_ros.pipeline import Pipeline
-from dkn_ros.weights import WeightsError, find_weights, import_checkpoint, load_model, save_weights, shipped_cards
+from dkn_ros.weights import (
+    Card,
+    WeightsError,
+    find_weights,
+    import_checkpoint,
+    load_model,
+    save_weights,
+    shipped_cards,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT.parent / "shared" / "reference"
@@ -326,3 +334,15 @@ def test_the_authors_checkpoint_gives_the_authors_output(tmp_path: Path) -> None
     output = pipeline.filter_raw(rgb, target)
     np.testing.assert_allclose(output, np.load(REFERENCE / "output.npy"), rtol=0, atol=1e-4)
     assert rmse(255 * output, truth.astype(np.float32)) == pytest.approx(1.81, abs=0.01)
+
+
+def test_strength_goes_with_the_logarithm_of_the_ratio_and_stays_beyond_the_ends() -> None:
+    card = Card("w", "w.safetensors", "0", "fdkn", strength={2: 0.4, 8: 1.0})
+    assert [card.strength_at(r) for r in (1, 2, 4, 8, 16)] == pytest.approx([0.4, 0.4, 0.7, 1.0, 1.0])
+    assert Card("w", "w.safetensors", "0", "fdkn").strength_at(2) == 1.0
+
+
+@pytest.mark.parametrize("strength", [{"2": 0.4}, {2: -1}, {0: 0.5}, {2: "half"}])
+def test_a_strength_that_is_no_ratio_to_share_is_refused(strength: dict[object, object]) -> None:
+    with pytest.raises(WeightsError, match="strength of the card"):
+        Card("w", "w.safetensors", "0", "fdkn", strength=strength)
