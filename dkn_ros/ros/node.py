@@ -255,6 +255,10 @@ def run(make: Callable[[], Made], spin: Callable[[Made], None], name: str, args:
         spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        # A signal can end the context between rclpy's look at it and its use, which then fails in many ways.
+        if rclpy.ok():
+            raise
     finally:
         if node is not None:
             node.destroy_node()
