@@ -41,7 +41,8 @@ $(BIN)/python:
 $(RUNTIME): requirements.txt setup.py setup.cfg package.xml | $(BIN)/python
 	@echo "Installing PyTorch, ROS 2 and the rest into $(VENV): once, some minutes ..."
 	@$(BIN)/python -m pip install --quiet --quiet -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --quiet --no-deps --no-build-isolation --editable .
+	@# --use-pep517: Python 3.10's own pip would call setup.py develop, whose options in setup.cfg are for colcon.
+	@$(BIN)/python -m pip install --quiet --quiet --no-deps --no-build-isolation --use-pep517 --editable .
 	@touch $@
 
 $(DEV): requirements-dev.txt $(RUNTIME)
