@@ -159,7 +159,7 @@ class CameraConfig(Settings):
     frame_id: str = setting("camera_rgb_optical_frame", "frame of both images")
     reliability: str = setting("reliable", "QoS of the images", choices=("best_effort", "reliable"))
     truth_every: int = setting(
-        5, "publish the true depth on truth/image with every n-th frame, if subscribed; 0: never", 0
+        5, "publish the true depth of about one frame in n on truth/image, if subscribed; 0: never", 0
     )
     wait: bool = setting(False, "send nothing until somebody subscribes to both images")
 

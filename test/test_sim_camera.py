@@ -77,7 +77,9 @@ def test_synthetic_frames_wait_for_a_subscriber_and_are_counted() -> None:
     assert len(ear.rgb) == 10
     assert stamps(ear.rgb) == sorted(set(stamps(ear.rgb)))
     assert stamps(ear.rgb) == stamps(ear.depth) == stamps(ear.rgb_info) == stamps(ear.depth_info)
-    assert stamps(ear.truth) == stamps(ear.rgb)[::3]
+    from dkn_ros.ros.sim_camera import has_truth
+
+    assert stamps(ear.truth) == [s for i, s in enumerate(stamps(ear.rgb)) if has_truth(i, 3)]
     assert {(m.encoding, m.width, m.height, m.header.frame_id) for m in ear.rgb} == {("rgb8", 160, 120, FRAME_ID)}
     assert {(m.encoding, m.width, m.height, m.header.frame_id) for m in ear.depth} == {("16UC1", 40, 30, FRAME_ID)}
     assert {(m.encoding, m.width, m.height, m.header.frame_id) for m in ear.truth} == {("32FC1", 160, 120, FRAME_ID)}
@@ -160,3 +162,14 @@ def test_signal_ends_it_while_it_renders(number: signal.Signals) -> None:
         assert process.wait() == 0
         assert "Traceback" not in process.log
         assert "1000 frames" not in process.log
+
+
+@pytest.mark.parametrize("stride", range(1, 31))
+def test_truth_comes_at_no_regular_distance(stride: int) -> None:
+    """Whichever n-th frame a node gets to and wherever it starts, it meets the truth about as often as it should."""
+    from dkn_ros.ros.sim_camera import has_truth
+
+    for start in range(stride):
+        met = sum(has_truth(frame, 5) for frame in range(start, 300 * stride, stride))
+        assert 40 <= met <= 80
+    assert all(has_truth(frame, 1) for frame in range(100)) and not any(has_truth(frame, 0) for frame in range(100))

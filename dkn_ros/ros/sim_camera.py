@@ -31,6 +31,7 @@ SENT = "sent"
 """Key of the frame count in the camera's diagnostics."""
 STATUS = "sim_camera: frames"
 """Name of the camera's status there."""
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 LAST_WORDS_SECONDS = 1.0
 """How long it stays after its last frame, so that reliable messages arrive."""
 
@@ -86,9 +87,8 @@ class SimCamera(Node):
         stamp: Time = self.get_clock().now().to_msg()
         for message in (frame.rgb, frame.rgb_info, frame.depth, frame.depth_info, frame.truth):
             message.header.stamp = stamp
-        every = self.config.truth_every
         # The truth first: who compares has it when the result comes.
-        if every and self.sent % every == 0 and self._truth.get_subscription_count():
+        if has_truth(self.sent, self.config.truth_every) and self._truth.get_subscription_count():
             self._truth.publish(frame.truth)
         self._depth_info.publish(frame.depth_info)
         self._depth.publish(frame.depth)
@@ -107,6 +107,14 @@ class SimCamera(Node):
         stamp = self.get_clock().now().to_msg()
         values = {SENT: str(self.sent), "source": self.config.source}
         self._diagnostics.publish(diagnostic_array(stamp, STATUS, "simulated", Level.OK, message, values))
+
+
+def has_truth(frame: int, every: int) -> bool:
+    """Whether the truth of this frame is published: of one in `every`, but at no regular distance.
+
+    A node that takes every fifth frame would, beside a truth of every fifth frame, meet it always or never.
+    """
+    return every > 0 and frame * GOLDEN_RATIO % 1.0 < 1.0 / every
 
 
 def _forth_and_back(frames: list[_Messages]) -> Iterator[_Messages]:
