@@ -1,23 +1,34 @@
-"""How good the depth is: frames on disk, lowered as a protocol says, upsampled, compared with bicubic and the truth."""
+"""How good the depth is: frames on disk, lowered as a protocol says, upsampled by every method, measured by the truth.
+
+All methods of a block (one protocol at one factor) get the same input and are measured on the same pixels: those that
+the truth and every method's output know.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dkn_ros import metrics
 from dkn_ros.images import FramePair, frame_pairs, read_pair
 from dkn_ros.metrics import rmse
+from dkn_ros.models.classical import BASELINES, ximgproc
 from dkn_ros.pipeline import Pipeline
-from dkn_ros.preprocess import fill_holes, resample
+from dkn_ros.preprocess import fill_holes, guidance_image, resample
 from dkn_ros.synthetic.degradation import KINECT, CameraModel, degrade
 
 FloatImage = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Method = Callable[[NDArray[np.uint8], FloatImage], FloatImage]
+"""Colour HxWx3 and depth hxw (metres, NaN invalid) -> depth HxW (metres, NaN unknown)."""
 
 PROTOCOLS: Mapping[str, CameraModel] = {
     "clean": CameraModel(method="bicubic"),
@@ -25,33 +36,80 @@ PROTOCOLS: Mapping[str, CameraModel] = {
     "area": CameraModel(method="area"),
     "holes": CameraModel(method="bicubic", shadows=1.0, border=2, blobs=4),
     "kinect": KINECT,
+    "real": CameraModel(method="nearest"),
 }
-"""What is done to the truth, besides making it smaller.  On frames with holes of their own, `nearest` is the `real`
-protocol: every s-th pixel, invalid ones stay invalid, and the truth is what the sensor saw."""
+"""What is done to the truth, besides making it smaller.  `real` is for frames with invalid pixels of their own, which
+stay invalid: what a sensor of lower resolution would have seen, against what the sensor saw."""
+
+REFERENCE = "bicubic"
+MEASURES = ("all", "hole", "near", "far", "far_without_holes", "mae", "off", "edge", "flicker")
+"""RMSE in metres in the zones of `metrics.zones` and, in the far zone, of the same frame without its holes; mean
+absolute error in metres; share of pixels that are off, see `metrics.off_share`; RMSE near depth edges, see
+`metrics.near_edges`; change from one frame to the next in metres, see `metrics.flicker`."""
+
+Outputs = dict[str, FloatImage]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: means over the frames."""
+class Sample:
+    """One frame as all methods get it; images as in `Method`."""
+
+    frame: str
+    rgb: NDArray[np.uint8]
+    truth: FloatImage
+    low: FloatImage
+    made: Mask
+    """hxw, where the degradation made a hole."""
+    holeless: FloatImage | None
+    """`low` without those holes, the rest being the same; None if the protocol makes none, or noise besides."""
+    again: FloatImage | None
+    """`low` with other noise and the same holes; None if the protocol has no noise."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What a picture shows: the frame of a block on which the first network did worst against bicubic."""
+
+    sample: Sample
+    method: str
+    bicubic: FloatImage
+    output: FloatImage
+
+
+@dataclass(frozen=True)
+class Block:
+    """All that was measured of one protocol at one factor; every list has one entry a frame."""
 
     protocol: str
     factor: int
-    frames: int
-    bicubic: float
-    """RMSE in metres of bicubic upsampling with the nearest measured depth in the holes."""
-    output: float
-    """RMSE in metres of the network, on the same pixels."""
-    worst: float
-    """Largest ratio of the two on one frame."""
+    frames: list[str]
+    seeds: list[list[int]]
+    coverage: list[float]
+    """Share of the known truth that is compared."""
+    scores: dict[str, dict[str, list[float]]]
+    """Method -> measure (MEASURES) -> figures; NaN where there was no pixel to measure."""
 
-    @property
-    def ratio(self) -> float:
-        """`output` over `bicubic`: below 1 is better than bicubic."""
-        return self.output / self.bicubic
+    def mean(self, method: str, measure: str = "all") -> float:
+        """Mean over the frames that have the figure; NaN if none has."""
+        figures = np.array(self.scores[method][measure])
+        return float(figures[~np.isnan(figures)].mean()) if not np.isnan(figures).all() else float("nan")
+
+    def ratio(self, method: str, measure: str = "all") -> float:
+        """A mean over that of bicubic: below 1 is better than bicubic."""
+        return float(_over(self.mean(method, measure), self.mean(REFERENCE, measure)))
+
+    def spoiled(self, method: str) -> float:
+        """RMSE far from holes over that of the same pixels without the holes: 1 if holes spoil nothing far away."""
+        return float(_over(self.mean(method, "far"), self.mean(method, "far_without_holes")))
+
+    def worst(self, method: str) -> tuple[float, str]:
+        """Largest ratio to bicubic on one frame, and that frame."""
+        ratios = _over(np.array(self.scores[method]["all"]), np.array(self.scores[REFERENCE]["all"]))
+        return float(ratios.max()), self.frames[int(ratios.argmax())]
 
 
 def bicubic(depth: FloatImage, width: int, height: int) -> FloatImage:
-    """The baseline: holes take the nearest measured depth, then bicubic resampling.
+    """The reference: holes take the nearest measured depth, then bicubic resampling.
 
     depth: hxw metres, NaN invalid.  Returns height x width metres.  Raises ValueError if nothing was measured.
     """
@@ -65,44 +123,194 @@ def compare(output: FloatImage, low: FloatImage, truth: FloatImage) -> tuple[flo
     return rmse(baseline, truth), rmse(output, truth)
 
 
+def select(
+    pipelines: Sequence[Pipeline], baselines: Sequence[str]
+) -> tuple[dict[str, Method], dict[str, Method], dict[str, str]]:
+    """The methods of `evaluate` by name: networks and baselines, and what each is.
+
+    baselines: of bicubic (which `evaluate` always has), guided, jbu and fgs, or none.  Raises ValueError for others,
+    for weights that are given twice, and if OpenCV lacks the filters.
+    """
+    wanted = [name for name in baselines if name not in (REFERENCE, "none")]
+    unknown = sorted(set(wanted) - set(BASELINES))
+    if unknown:
+        raise ValueError(f"unknown baseline {', '.join(unknown)}; known: {REFERENCE}, {', '.join(BASELINES)}, none")
+    if wanted:
+        ximgproc()  # before the work, not in the middle of it
+    networks: dict[str, Method] = {}
+    about = {REFERENCE: "nearest measured depth in holes, bicubic resampling"}
+    about |= {name: (BASELINES[name].__doc__ or "").splitlines()[0] for name in wanted}
+    for pipeline in pipelines:
+        card, name = pipeline.card, pipeline.card.name
+        if name in about:  # two trainings may well have called their weights the same
+            name = f"{name} {card.sha256[:8]}"
+        if name in about:
+            raise ValueError(f"weights {card.name} are given twice; wanted: each once")
+        networks[name] = _network(pipeline)
+        about[name] = f"{card.file}, sha256 {card.sha256}"
+    return networks, {name: BASELINES[name] for name in wanted}, about
+
+
 def evaluate(
-    pipeline: Pipeline, folder: Path, protocols: Sequence[str], factors: Sequence[int], progress: bool = True
-) -> list[Row]:
-    """Rows for every protocol and factor over all frames of a folder; ValueError for a protocol that does not exist."""
+    networks: Mapping[str, Method],
+    baselines: Mapping[str, Method],
+    folder: Path,
+    protocols: Sequence[str],
+    factors: Sequence[int],
+    every: int = 1,
+    sequence: bool = False,
+    progress: bool = True,
+) -> Iterator[tuple[Block, Shot]]:
+    """A block for every protocol and factor over every `every`-th frame of a folder, each when it is done.
+
+    The methods of a block are bicubic, the baselines and the networks, of which there must be one.  sequence: the
+    frames follow each other in time, and flicker is measured from one to the next; else noisy protocols give each frame
+    twice.  Raises ValueError for what cannot be evaluated, before anything is.
+    """
     unknown = sorted(set(protocols) - set(PROTOCOLS))
     if unknown:
         raise ValueError(f"unknown protocol {', '.join(unknown)}; known: {', '.join(PROTOCOLS)}")
-    frames = frame_pairs(folder)
+    if every < 1:
+        raise ValueError(f"every is {every}; wanted: at least 1")
+    methods = {REFERENCE: _reference, **baselines, **networks}
+    if not networks or len(methods) < 1 + len(baselines) + len(networks):
+        raise ValueError("wanted: at least one network, and a name of its own for every method")
+    frames = list(enumerate(frame_pairs(folder)))[::every]
     jobs = [(protocol, factor) for protocol in protocols for factor in factors]
-    rows = []
-    with tqdm(total=len(jobs) * len(frames), unit="frame", disable=not progress, leave=False) as bar:
-        for protocol, factor in jobs:
-            camera = dataclasses.replace(PROTOCOLS[protocol], factor=factor)
-            errors = []
-            for pair in _pairs(pipeline, frames, camera):
-                errors.append(pair)
-                bar.update()
-            before, after = np.array(errors).T
-            rows.append(
-                Row(protocol, factor, len(errors), float(before.mean()), float(after.mean()),
-                    float((after / before).max()))
-            )  # fmt: skip
-    return rows
+    shown = next(iter(networks))
+
+    def blocks() -> Iterator[tuple[Block, Shot]]:
+        with tqdm(total=len(jobs) * len(frames), unit="frame", disable=not progress, leave=False) as bar:
+            for protocol, factor in jobs:
+                yield _block(methods, shown, frames, protocol, factor, sequence, bar)
+
+    return blocks()
 
 
-def _pairs(pipeline: Pipeline, frames: Sequence[FramePair], camera: CameraModel) -> Iterator[tuple[float, float]]:
-    for i, frame in enumerate(frames):
-        rgb, truth = read_pair(frame, camera.factor)
-        low = degrade(truth, camera, np.random.default_rng(i))
-        yield compare(pipeline.enhance(rgb, low).depth, low, truth)
+def seed_of(index: int, protocol: str) -> list[int]:
+    """What the random numbers of a frame start from: its place in the folder, and the protocol, nothing else."""
+    return [index, zlib.crc32(protocol.encode())]
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as text, errors in centimetres."""
-    lines = [f"{'protocol':<10}{'factor':>7}{'frames':>8}{'bicubic cm':>12}{'output cm':>11}{'ratio':>8}{'worst':>8}"]
-    lines += [
-        f"{r.protocol:<10}{r.factor:>7}{r.frames:>8}{100 * r.bicubic:>12.2f}{100 * r.output:>11.2f}"
-        f"{r.ratio:>8.2f}{r.worst:>8.2f}"
-        for r in rows
-    ]
-    return "\n".join(lines)
+def sample(pair: FramePair, protocol: str, factor: int, seed: Sequence[int], twice: bool = True) -> Sample:
+    """Read a frame and lower it by a protocol; `twice`: once more with other noise, if there is any.
+
+    Raises ValueError, which names the frame, if nothing of its depth is left.
+    """
+    rgb, truth = read_pair(pair, factor)
+    camera = dataclasses.replace(PROTOCOLS[protocol], factor=factor)
+    without_holes = dataclasses.replace(camera, shadows=0.0, border=0, blobs=0, speckle=0.0)
+    low = degrade(truth, camera, np.random.default_rng(seed))
+    # The noise is drawn before the holes, so that the same seed gives the same noise with and without them.
+    holeless = degrade(truth, without_holes, np.random.default_rng(seed)) if camera != without_holes else None
+    noisy = bool(camera.lateral_noise or camera.disparity_noise)
+    again = None
+    if noisy and twice:
+        again = degrade(truth, without_holes, np.random.default_rng([*seed, 1]))
+        again[np.isnan(low)] = np.nan
+    if np.isnan(low).all() or (again is not None and np.isnan(again).all()):
+        raise ValueError(f"frame {pair.name} keeps no depth at {protocol} {factor}x; leave it or this factor out")
+    made = np.isnan(low) & ~np.isnan(holeless) if holeless is not None else np.zeros(low.shape, bool)
+    return Sample(pair.name, rgb, truth, low, made, None if noisy else holeless, again)
+
+
+def _block(
+    methods: Mapping[str, Method],
+    shown: str,
+    frames: Sequence[tuple[int, FramePair]],
+    protocol: str,
+    factor: int,
+    sequence: bool,
+    bar: tqdm,
+) -> tuple[Block, Shot]:
+    names, seeds, coverage, shots = [], [], [], []
+    scores: dict[str, dict[str, list[float]]] = {method: {m: [] for m in MEASURES} for method in methods}
+    previous: tuple[Sample, Outputs] | None = None
+    worst = -1.0
+    for index, pair in frames:
+        seeds.append(seed_of(index, protocol))
+        one = sample(pair, protocol, factor, seeds[-1], twice=not sequence)
+        outputs = _outputs(methods, one.rgb, one.low)
+        share, figures = _measure(methods, one, outputs, previous)
+        names.append(one.frame)
+        coverage.append(share)
+        for method, measure in ((method, measure) for method in methods for measure in MEASURES):
+            scores[method][measure].append(figures[method][measure])
+        ratio = float(_over(figures[shown]["all"], figures[REFERENCE]["all"]))
+        if ratio > worst:
+            worst, shots = ratio, [Shot(one, shown, outputs[REFERENCE], outputs[shown])]
+        previous = (one, outputs) if sequence else None
+        bar.update()
+    return Block(protocol, factor, names, seeds, coverage, scores), shots[0]
+
+
+def _measure(
+    methods: Mapping[str, Method], one: Sample, outputs: Outputs, previous: tuple[Sample, Outputs] | None
+) -> tuple[float, dict[str, dict[str, float]]]:
+    """The coverage, and method -> measure -> figure, of one frame."""
+    truth, factor = one.truth, one.truth.shape[0] // one.low.shape[0]
+    inside = np.zeros(truth.shape, bool)
+    inside[metrics.BORDER : -metrics.BORDER, metrics.BORDER : -metrics.BORDER] = True
+    wanted = inside & np.isfinite(truth)
+    known = wanted & _known(outputs)
+    if not known.any():
+        raise ValueError(f"frame {one.frame} at {factor}x leaves no pixel to compare; leave it or this factor out")
+    zones = metrics.zones(one.made, np.isnan(one.low), factor)
+    edge = known & metrics.near_edges(truth)
+    # Which two images make the flicker, and where.
+    first, second, static = outputs, outputs, np.zeros_like(known)
+    if previous is not None and previous[0].truth.shape == truth.shape:
+        first, static = previous[1], known & _known(previous[1]) & _still(previous[0], one, factor)
+    elif one.again is not None:
+        second = _outputs(methods, one.rgb, one.again)
+        static = known & _known(second)
+    holeless = _outputs(methods, one.rgb, one.holeless) if one.holeless is not None else {}
+    unspoiled = known & zones.far & _known(holeless) if holeless else np.zeros_like(known)
+
+    figures = {}
+    for method, output in outputs.items():
+        figures[method] = {
+            "all": _figure(metrics.rmse, output, truth, known),
+            "hole": _figure(metrics.rmse, output, truth, known & zones.hole),
+            "near": _figure(metrics.rmse, output, truth, known & zones.near),
+            "far": _figure(metrics.rmse, output, truth, unspoiled if holeless else known & zones.far),
+            "far_without_holes": _figure(metrics.rmse, holeless.get(method, output), truth, unspoiled),
+            "mae": _figure(metrics.mae, output, truth, known),
+            "off": _figure(metrics.off_share, output, truth, known),
+            "edge": _figure(metrics.rmse, output, truth, edge),
+            "flicker": metrics.flicker(first[method], second[method], static) if static.any() else float("nan"),
+        }
+    return float(known.sum() / wanted.sum()), figures
+
+
+def _over(figure: Any, other: Any) -> Any:
+    """A ratio of errors in metres that stays finite on flat scenes, which nobody gets wrong."""
+    return figure / np.maximum(other, 1e-9)
+
+
+def _figure(measure: Callable[..., float], depth: FloatImage, truth: FloatImage, where: Mask) -> float:
+    return measure(depth, truth, where=where) if where.any() else float("nan")
+
+
+def _outputs(methods: Mapping[str, Method], rgb: NDArray[np.uint8], low: FloatImage) -> Outputs:
+    return {name: method(rgb, low) for name, method in methods.items()}
+
+
+def _known(outputs: Outputs) -> Mask:
+    """HxW, what every method knows."""
+    return np.asarray(np.logical_and.reduce([np.isfinite(output) for output in outputs.values()]))
+
+
+def _still(previous: Sample, now: Sample, factor: int) -> Mask:
+    """HxW, static pixels of two frames that were measured in both: a hole that comes or goes is no flicker."""
+    light = (guidance_image(previous.rgb)[0], guidance_image(now.rgb)[0])
+    measured = np.isfinite(previous.low) & np.isfinite(now.low)
+    return metrics.still(light, (previous.truth, now.truth)) & metrics.enlarged(measured, factor)
+
+
+def _network(pipeline: Pipeline) -> Method:
+    return lambda rgb, low: pipeline.enhance(rgb, low).depth
+
+
+def _reference(rgb: NDArray[np.uint8], low: FloatImage) -> FloatImage:
+    return bicubic(low, rgb.shape[1], rgb.shape[0])

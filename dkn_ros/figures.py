@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,6 +19,9 @@ FloatImage = NDArray[np.float32]
 UNKNOWN = "0.75"  # a grey that neither colour map holds
 DEPTH_COLOURS = {"cmap": matplotlib.colormaps["turbo"].with_extremes(bad=UNKNOWN)}
 ERROR_COLOURS = {"cmap": matplotlib.colormaps["magma"].with_extremes(bad=UNKNOWN)}
+CHANGE_COLOURS = {"cmap": matplotlib.colormaps["bwr"].with_extremes(bad=UNKNOWN)}
+Panels = Sequence[tuple[NDArray, str, dict[str, Any]]]
+"""Image, title, and one of the above for images of one channel in metres."""
 
 
 def loss_curve(history: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -49,12 +53,8 @@ def before_after(
 
     low: hxw, the others HxW; metres with NaN, which is drawn grey.  rgb may be missing.
     """
-    figure = Figure(figsize=(13, 6.6), layout="constrained")
-    grid = figure.subplots(2, 4, gridspec_kw={"width_ratios": (1, 1, 1, 0.04)})
-    axes, bars = grid[:, :3], grid[:, 3]
-    near, far = np.nanpercentile(truth, (1, 99))
+    figure, axes, bars = _sheet(3)
     errors = [np.abs(image - truth) for image in (bicubic, output)]
-    worst = max(0.02, float(np.nanpercentile(errors[0], 98)))
     rmse = [100 * float(np.sqrt(np.nanmean(np.square(e)[np.newaxis, ~np.isnan(errors[1])]))) for e in errors]
     panels = [
         (rgb if rgb is not None else np.ones((*truth.shape, 3)), f"colour, {truth.shape[1]} x {truth.shape[0]}", {}),
@@ -64,19 +64,63 @@ def before_after(
         (errors[0], f"error of bicubic, RMSE {rmse[0]:.1f} cm", ERROR_COLOURS),
         (errors[1], f"error of dkn_ros, RMSE {rmse[1]:.1f} cm", ERROR_COLOURS),
     ]
+    _draw(figure, axes, bars, panels, truth, errors[0])
+    figure.savefig(path, dpi=100)
+
+
+def comparison(
+    rgb: NDArray[np.uint8],
+    low: FloatImage,
+    bicubic: FloatImage,
+    output: FloatImage,
+    truth: FloatImage,
+    path: Path,
+    title: str,
+    method: str,
+) -> None:
+    """All that explains an error: what `before_after` shows, the truth, and where the output is better or worse.
+
+    low: hxw, the others HxW; metres with NaN, which is drawn grey.  method: what made `output`.
+    """
+    figure, axes, bars = _sheet(4)
+    errors = [np.abs(image - truth) for image in (bicubic, output)]
+    panels = [
+        (rgb, f"colour, {truth.shape[1]} x {truth.shape[0]}", {}),
+        (low, f"input depth, {low.shape[1]} x {low.shape[0]}", DEPTH_COLOURS),
+        (bicubic, "bicubic", DEPTH_COLOURS),
+        (output, method, DEPTH_COLOURS),
+        (errors[1] - errors[0], f"blue: {method} better, red: bicubic better", CHANGE_COLOURS),
+        (truth, "truth", DEPTH_COLOURS),
+        (errors[0], "error of bicubic", ERROR_COLOURS),
+        (errors[1], f"error of {method}", ERROR_COLOURS),
+    ]
+    _draw(figure, axes, bars, panels, truth, errors[0])
+    figure.suptitle(title)
+    figure.savefig(path, dpi=100)
+
+
+def _sheet(columns: int) -> tuple[Figure, NDArray, NDArray]:
+    """A figure, its axes in two rows of panels, and those of the two colour bars."""
+    figure = Figure(figsize=(4.3 * columns, 6.6), layout="constrained")
+    grid = figure.subplots(2, columns + 1, gridspec_kw={"width_ratios": (*[1] * columns, 0.04)})
+    return figure, grid[:, :columns], grid[:, columns]
+
+
+def _draw(figure: Figure, axes: NDArray, bars: NDArray, panels: Panels, truth: FloatImage, error: FloatImage) -> None:
+    """Fill the panels: one scale for all depths, that of the truth, and one for all errors, that of `error`."""
+    near, far = np.nanpercentile(truth, (1, 99))
+    worst = max(0.02, float(np.nanpercentile(error, 98)))
+    limits = {id(DEPTH_COLOURS): (near, far), id(ERROR_COLOURS): (0, worst), id(CHANGE_COLOURS): (-worst, worst)}
     drawn = {}
     for axis, (image, title, colours) in zip(axes.flat, panels, strict=True):
-        limits = {}
-        if colours:
-            limits = dict(zip(("vmin", "vmax"), (near, far) if colours is DEPTH_COLOURS else (0, worst), strict=True))
+        low, high = limits.get(id(colours), (None, None))
         # One field of view, whatever the number of pixels.
         field = (0, truth.shape[1], truth.shape[0], 0)
-        drawn[id(colours)] = axis.imshow(image, interpolation="nearest", extent=field, **colours, **limits)
+        drawn[id(colours)] = axis.imshow(image, interpolation="nearest", extent=field, vmin=low, vmax=high, **colours)
         axis.set_title(title, fontsize=11)
         axis.set_axis_off()
     figure.colorbar(drawn[id(DEPTH_COLOURS)], cax=bars[0], label="depth, m")
     figure.colorbar(drawn[id(ERROR_COLOURS)], cax=bars[1], label="absolute error, m")
-    figure.savefig(path, dpi=100)
 
 
 def latency(received: Sequence[tuple[float, float]], path: Path) -> None:

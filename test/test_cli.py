@@ -26,6 +26,7 @@ from dkn_ros.pipeline import Pipeline
 from dkn_ros.weights import load_model, shipped_cards
 
 CPU = ("--device", "cpu", "--precision", "float32", "--threads", "1")
+NO_BASELINES = ("--baselines", "none")  # they need an OpenCV with its contrib modules
 
 Run = Callable[..., str]
 
@@ -226,20 +227,34 @@ def test_colour_image_for_depth_is_named(fail: Run, pair: tuple[Path, Path], sma
 # evaluate, train, demo
 
 
-def test_evaluate_prints_and_writes_the_table(run: Run, frames: Path, small_weights: Path, tmp_path: Path) -> None:
-    file = tmp_path / "table.json"
-    flags = ("--weights", small_weights, *CPU)
-    printed = run("evaluate", frames, "--tests", "clean,nearest", "--factors", "4,8", "--json", file, *flags)
-    card = load_model(str(small_weights))[1]
-    assert f"{frames}, weights small {card.sha256[:12]}" in printed
+def test_evaluate_prints_and_writes_the_tables(
+    run: Run, frames: Path, small_weights: Path, identity_weights: Path, tmp_path: Path
+) -> None:
+    file, pictures = tmp_path / "table.json", tmp_path / "new" / "pictures"
+    wanted = ("--tests", "clean,holes", "--factors", "4,8", "--baselines", "none")
+    weights = ("--weights", f"{small_weights},{identity_weights}", *CPU)
+    command = ["evaluate", frames, *wanted, *weights, "--json", file, "--pictures", pictures]
+    printed = run(*command)
     written = json.loads(file.read_text(encoding="utf-8"))
-    assert written["weights"] == card.sha256
+    assert written["command"] == " ".join(map(str, ["dkn", *command]))
+    assert list(written["methods"]) == ["bicubic", "small", "identity"]
+    assert load_model(str(small_weights))[1].sha256 in written["methods"]["small"]
     assert [(row["protocol"], row["factor"]) for row in written["results"]] == [
-        ("clean", 4), ("clean", 8), ("nearest", 4), ("nearest", 8),
+        ("clean", 4), ("clean", 8), ("holes", 4), ("holes", 8),
     ]  # fmt: skip
     for row in written["results"]:
-        assert row["ratio"] == pytest.approx(row["output"] / row["bicubic"])
-        assert f"{100 * row['output']:.2f}" in printed
+        assert f"{row['protocol']} {row['factor']}x: " in printed
+        for name in ("bicubic", "small", "identity"):
+            assert re.search(rf"^  {name} +{100 * row['methods'][name]['mean']['all']:.2f} ", printed, re.MULTILINE)
+        worst = row["methods"]["small"]["worst"]["frame"]
+        assert (pictures / f"{row['protocol']}_{row['factor']}x_{worst}.png").is_file()
+    assert len(list(pictures.iterdir())) == 4
+
+
+def test_evaluate_takes_every_nth_frame(run: Run, frames: Path, small_weights: Path) -> None:
+    wanted = ("--tests", "real", "--factors", "4", "--baselines", "bicubic", "--weights", small_weights, *CPU)
+    assert "; 2 frames, " in run("evaluate", frames, *wanted, "--sequence")
+    assert "; 1 frame, " in run("evaluate", frames, *wanted, "--every", 2)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +263,10 @@ def test_evaluate_prints_and_writes_the_table(run: Run, frames: Path, small_weig
         (("evaluate", "nothing"), "dkn evaluate: no folder nothing; wanted: a folder with NAME_rgb.png"),
         (("evaluate", "FRAMES", "--tests", "foggy"), "dkn evaluate: unknown protocol foggy; known: clean, "),
         (("evaluate", "FRAMES", "--factors", "0"), "dkn evaluate: factors are '0'; wanted: whole numbers"),
+        (("evaluate", "FRAMES", "--every", "0"), "dkn evaluate: every is 0; wanted: at least 1"),
+        (("evaluate", "FRAMES", "--json", "/nowhere/x.json"), "dkn evaluate: no folder /nowhere for the JSON file"),
+        (("evaluate", "FRAMES", "--baselines", "best"), "dkn evaluate: unknown baseline best; known: bicubic, "),
+        (("evaluate", "FRAMES", "--weights", "nothing"), "dkn evaluate: weights are 'nothing'; wanted: one of "),
         (("train", "nothing.yaml"), "dkn train: no recipe nothing.yaml"),
         (("demo", "--rate", "0"), "dkn demo: rate is 0.0; wanted: at least 0.1"),
         (("demo", "--seconds", "0.5"), "dkn demo: seconds is 0.5; wanted: at least 1"),
@@ -260,7 +279,9 @@ def test_errors_say_what_is_wanted(
     fail: Run, frames: Path, small_weights: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     given = [str(frames) if part == "FRAMES" else part for part in arguments]
-    weights = ("--weights", small_weights, "--device", "cpu") if given[0] == "evaluate" else ()
+    weights: tuple[object, ...] = ()
+    if given[0] == "evaluate":
+        weights = ("--weights", small_weights, "--device", "cpu", *(() if "--baselines" in given else NO_BASELINES))
     assert fail(*given, *weights).startswith(said)
 
 

@@ -33,7 +33,7 @@ LAYERS = (
     {"models"},
     {"weights"},
     {"pipeline"},
-    {"ros", "benchmark", "evaluation", "cli"},
+    {"ros", "benchmark", "evaluation", "report", "explain", "cli"},
 )
 """From the bottom up; a module may import, also by way of others, only from its own layer and those below."""
 BLOCK_ROS = f"""

@@ -60,6 +60,22 @@ def test_before_after_shows_the_output(tmp_path: Path) -> None:
     assert (first != other).any()
 
 
+def test_comparison_shows_truth_and_output(tmp_path: Path) -> None:
+    """Each image and the title count, whatever is unknown in it."""
+    pictures = []
+    for change in ("", "truth", "output", "bicubic", "low", "title"):
+        given = scene() | {"title": "clean 4x, frame 7", "method": "fdkn"}
+        if change == "title":
+            given["title"] = "other"
+        elif change:
+            given[change] = given[change] + np.float32(0.2) * (np.arange(given[change].shape[1]) % 3 == 0)
+        figures.comparison(**given, path=tmp_path / "picture.png")
+        pictures.append(read(tmp_path / "picture.png"))
+    for other in pictures[1:]:
+        assert other.shape == pictures[0].shape
+        assert (other != pictures[0]).any()
+
+
 @pytest.mark.parametrize("frames", [1, 2, 300])
 def test_latency(tmp_path: Path, rng: np.random.Generator, frames: int) -> None:
     path = tmp_path / "latency.png"
