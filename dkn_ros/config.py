@@ -193,6 +193,9 @@ class TrainingConfig(Settings):
     warm_up: int = setting(200, "steps over which the learning rate rises", 0)
     square_weight: float = setting(0.0, "weight of the squared error in the loss, beside the absolute error", 0.0)
     soft_edges: float = setting(0.0, "share of the crops whose true depth has soft edges", 0.0, 1.0)
+    rough_truth: float = setting(
+        0.0, "share of the crops whose true depth has wandering outlines and waves, as sensors record it", 0.0, 1.0
+    )
     late_from: float = setting(0.0, "share of the steps after which square_weight and soft_edges count", 0.0, 1.0)
     average: float = setting(0.999, "decay of the running average of the weights, which is what is saved", 0.0, 1.0)
     misregistration: float = setting(4.0, "largest shift between colour and depth, pixels", 0.0)

@@ -1,40 +1,38 @@
 """The camera model: from true depth to what a depth camera of lower resolution reports.
 
-`CameraModel` holds what one camera does, `degrade` applies it, `random_camera` draws one for training.
-Structured light measures disparity d = f b / z, so its noise and its quantisation steps grow with z squared
-(Khoshelham and Elberink, "Accuracy and resolution of Kinect depth data", Sensors 2012); lateral noise moves edges by
-about half a pixel (Nguyen et al., "Modeling Kinect sensor noise", 3DIMPVT 2012).
+`CameraModel` holds what one camera does, `degrade` applies it; `sensor` has the parts with their sources, `cameras`
+draws models at random for training.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dkn_ros.preprocess import fill_holes, resample
+from dkn_ros.preprocess import fill_holes, guidance_image, resample
+from dkn_ros.synthetic import sensor
+from dkn_ros.synthetic.sensor import BASELINE, FARTHEST, FOCAL_LENGTH
+
+__all__ = ["BASELINE", "FARTHEST", "FOCAL_LENGTH", "KINECT", "CameraModel", "degrade", "lower"]
 
 FloatImage = NDArray[np.float32]
 
-FOCAL_LENGTH = 580.0
-"""Pixels, of the Kinect v1's infrared camera at 640 x 480."""
-BASELINE = 0.075
-"""Metres between its projector and its camera."""
-FARTHEST = 20.0
-"""Metres; a device reports nothing beyond, and noise must not make it."""
+METHODS = ("nearest", "area", "box", "bicubic")
+REGISTERED = ("", "replicate", "sparse")
 
 
 @dataclass(frozen=True)
 class CameraModel:
     """What a depth camera does to true depth; the defaults do nothing but lower the resolution."""
 
-    factor: int = 1
-    """How many times smaller the result is, per axis."""
+    factor: float = 1
+    """How many times smaller the result is, per axis; any number from 1."""
     method: str = "nearest"
-    """How it is made smaller: nearest (every factor-th pixel), area (block means) or bicubic (antialiased)."""
+    """How it is made smaller: nearest (one pixel of each block), area (block means), box (means over the block's inner
+    quarter, a sensor whose pixels see half of their pitch) or bicubic (antialiased)."""
     phase: tuple[float, float] = (0.5, 0.5)
     """Which pixel (x, y) of a block `nearest` takes, 0..1; 0.5 is the centre."""
     lateral_noise: float = 0.0
@@ -51,133 +49,175 @@ class CameraModel:
     """Number of random invalid ellipses."""
     speckle: float = 0.0
     """Share of single pixels that become invalid at random."""
+    factor_y: float = 0
+    """The ratio of the heights where it is another than that of the widths; 0: the same."""
+    noise_grain: float = 0.0
+    """Full-size pixels over which the disparity noise agrees; 0: every pixel has its own."""
+    angle_noise: float = 0.0
+    """How much lateral and disparity noise grow with the surface's angle, see `sensor.steepness`; 0: not."""
+    tof_noise: float = 0.0
+    """Time of flight: standard deviation in metres of a white wall at 1 m; grows with z squared and darkness."""
+    flying_pixels: float = 0.0
+    """Share of the pixels at depth edges that report something between both surfaces."""
+    wobble: float = 0.0
+    """Full-size pixels by which depth edges wander along their length."""
+    shift: tuple[float, float] = (0.0, 0.0)
+    """Misregistration: by how many full-size pixels (x, y) the depth lies beside the colour."""
+    dark: float = 0.0
+    """Luminance (0..1) below which a surface is not seen."""
+    specular: float = 1.0
+    """Luminance above which a surface is not seen; 1: none."""
+    grazing: float = 90.0
+    """Angle in degrees beyond which a surface is not seen; 90: none."""
+    nearest_range: float = 0.0
+    """Metres; nearer surfaces are not seen."""
+    farthest_range: float = 0.0
+    """Metres; farther surfaces are not seen; 0: no limit."""
+    registered: str = ""
+    """replicate or sparse: the result is brought back to the colour's size, see `sensor.registered`."""
 
     def __post_init__(self) -> None:
-        if self.method not in ("nearest", "area", "bicubic"):
-            raise ValueError(f"method is {self.method!r}; wanted: nearest, area or bicubic")
-        if self.factor < 1:
-            raise ValueError(f"factor is {self.factor}; wanted: at least 1")
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}; wanted: {', '.join(METHODS[:-1])} or {METHODS[-1]}")
+        if self.registered not in REGISTERED:
+            raise ValueError(f"registered is {self.registered!r}; wanted: replicate, sparse or nothing")
+        for name, least in (("factor", 1), ("factor_y", 1)):
+            value = getattr(self, name)
+            if value < least and not (name == "factor_y" and value == 0):
+                raise ValueError(f"{name} is {value}; wanted: at least 1")
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """Ratio of the widths and of the heights."""
+        return self.factor, self.factor_y or self.factor
 
 
 KINECT = CameraModel(lateral_noise=0.5, disparity_noise=1 / 6, disparity_step=1 / 8, shadows=1.0, border=2, blobs=4)
 """The Kinect v1 of the `kinect` protocol; give it a factor with `dataclasses.replace`."""
 
 
-def random_camera(rng: np.random.Generator, factor: int) -> CameraModel:
-    """Draw a camera for training: from a clean bicubic reduction to a noisy, holey, decimating sensor."""
-    method = str(rng.choice(["nearest", "area", "bicubic"], p=[0.4, 0.2, 0.4]))
-    camera = CameraModel(factor=factor, method=method)
-    if method == "nearest" and rng.random() < 0.5:
-        camera = dataclasses.replace(camera, phase=(float(rng.random()), float(rng.random())))
-    if rng.random() < 0.35:
-        strength = rng.random()
-        camera = dataclasses.replace(
-            camera,
-            lateral_noise=0.8 * strength * rng.random(),
-            disparity_noise=strength * rng.random() / 3,
-            disparity_step=float(rng.choice([0.0, 1 / 8, 1 / 4])) * strength,
-        )
-    if rng.random() < 0.4:
-        camera = dataclasses.replace(
-            camera,
-            shadows=float(rng.random()) if rng.random() < 0.7 else 0.0,
-            border=int(rng.integers(0, 3)),
-            blobs=int(rng.integers(0, 4)),
-            speckle=float(rng.choice([0.0, 0.0, 0.01, 0.05])) * rng.random(),
-        )
-    return camera
-
-
-def degrade(depth: FloatImage, camera: CameraModel, rng: np.random.Generator) -> FloatImage:
+def degrade(
+    depth: FloatImage, camera: CameraModel, rng: np.random.Generator, rgb: NDArray[np.uint8] | None = None
+) -> FloatImage:
     """What `camera` reports of a scene.
 
-    depth: HxW metres, NaN where nothing is known.  Returns (H // factor)x(W // factor) metres with NaN for invalid.
+    depth: HxW metres, NaN where nothing is known.  rgb: HxWx3, for what depends on a surface's brightness; without it
+    every surface is grey.  Returns (H / factor)x(W / factor) metres, rounded down, with NaN for invalid.
     """
-    noisy = _sensor_noise(depth, camera, rng)
-    low = lower(noisy, camera.factor, camera.method, camera.phase)
+    luminance = np.full_like(depth, 0.5) if rgb is None else guidance_image(rgb)[0]
+    noisy = _measured(depth, camera, luminance, rng)
+    low = lower(noisy, camera.factor, camera.method, camera.phase, camera.factor_y)
     hole = np.isnan(low)
     if camera.shadows:
-        hole |= _projector_shadow(low, camera)
+        hole |= sensor.projector_shadow(low, camera.shadows, camera.factor)
     if camera.border:
         inside = np.zeros_like(hole)
         inside[camera.border : -camera.border, camera.border : -camera.border] = True
         hole |= ~inside
-    hole |= _blobs(low.shape, camera.blobs, rng)
+    hole |= sensor.blobs(low.shape, camera.blobs, rng)
     if camera.speckle:
         hole |= rng.random(low.shape) < camera.speckle
-    if hole.all():  # a small crop can lie wholly in a blob; a frame without depth teaches nothing
-        return low
-    return np.where(hole, np.float32(np.nan), low)
+    # A small crop can lie wholly in a blob; a frame without depth teaches nothing.
+    result = low if hole.all() else np.where(hole, np.float32(np.nan), low)
+    if camera.registered:
+        return sensor.registered(result, depth.shape[1], depth.shape[0], camera.registered)
+    return result
 
 
-def lower(depth: FloatImage, factor: int, method: str, phase: tuple[float, float] = (0.5, 0.5)) -> FloatImage:
-    """Make depth `factor` times smaller per axis; see `CameraModel.method`.
+def lower(
+    depth: FloatImage,
+    factor: float,
+    method: str,
+    phase: tuple[float, float] = (0.5, 0.5),
+    factor_y: float = 0,
+) -> FloatImage:
+    """Make depth `factor` (and `factor_y`, if it is another) times smaller; see `CameraModel.method`.
 
-    `nearest` carries NaN over; the others average what is known, and a block of which less than half is known becomes
-    NaN, as a sensor's pixel reports what most of it sees.
+    A whole ratio cuts what is left over at the right and below; any other ratio takes the whole image and is met as
+    nearly as whole pixels allow.  `nearest` carries NaN over; the others average what is known, and a pixel of which
+    less than half is known becomes NaN, as a sensor's pixel reports what most of it sees.
     """
-    if factor == 1:
+    factor_y = factor_y or factor
+    if factor == 1 and factor_y == 1:
         return depth.copy()
-    height, width = depth.shape[0] // factor, depth.shape[1] // factor
-    cut = depth[: height * factor, : width * factor]
+    height, pitch_y = _grid(depth.shape[0], factor_y)
+    width, pitch_x = _grid(depth.shape[1], factor)
     if method == "nearest":
-        x, y = (min(int(p * factor), factor - 1) for p in phase)
-        return np.ascontiguousarray(cut[y::factor, x::factor])
-    known = ~np.isnan(cut).reshape(height, factor, width, factor)
-    count = known.sum(axis=(1, 3))
-    if method == "area":
-        blocks = np.where(known, cut.reshape(known.shape), np.float32(0)).sum(axis=(1, 3), dtype=np.float32)
-        low = blocks / np.maximum(count, 1).astype(np.float32)
-    else:
+        rows, columns = _picked(height, pitch_y, phase[1]), _picked(width, pitch_x, phase[0])
+        return np.ascontiguousarray(depth[rows[:, None], columns])
+    known = ~np.isnan(depth)
+    part = 0.5 if method == "box" else 1.0
+    share = _block_means(known.astype(np.float32), (height, width), (pitch_y, pitch_x), part)
+    if method == "bicubic":
+        cut = depth[: round(height * pitch_y), : round(width * pitch_x)]
         # Bicubic reaches beyond its block, so unknown pixels need values that do not spoil their neighbours'.
         low = resample(fill_holes(cut)[0] if known.any() else cut, width, height)
-    low[2 * count < factor * factor] = np.nan
-    return low
+    else:
+        total = _block_means(np.where(known, depth, np.float32(0)), (height, width), (pitch_y, pitch_x), part)
+        low = total / np.maximum(share, 1e-6)
+    return np.where(share < 0.5 - 1e-6, np.float32(np.nan), low).astype(np.float32)
 
 
-def _sensor_noise(depth: FloatImage, camera: CameraModel, rng: np.random.Generator) -> FloatImage:
-    """Lateral jitter, then noise and quantisation of the disparity."""
+def _grid(size: int, factor: float) -> tuple[int, float]:
+    """Number of pixels that `size` pixels become, and how many of the old ones each covers."""
+    count = max(1, int(size / factor + 1e-6))
+    return count, factor if factor == int(factor) else size / count
+
+
+def _picked(count: int, pitch: float, phase: float) -> NDArray[np.intp]:
+    """Which pixel of each block is taken: never one of the next block."""
+    first = np.arange(count) * pitch
+    last = np.maximum(np.ceil(first + pitch - 1e-6) - 1, first)
+    return np.minimum(np.floor(first + phase * pitch + 1e-6), last).astype(np.intp)
+
+
+def _block_means(
+    image: FloatImage, size: tuple[int, int], pitch: tuple[float, float], part: float
+) -> NDArray[np.float64]:
+    """Means over blocks of `pitch` pixels, or over their inner `part`; blocks may end within a pixel."""
+    means = image.astype(np.float64)
+    for axis in (0, 1):
+        total = np.concatenate((np.zeros_like(means.take([0], axis)), np.cumsum(means, axis)), axis)
+        middle = (np.arange(size[axis]) + 0.5) * pitch[axis]
+        ends = [middle - part * pitch[axis] / 2, middle + part * pitch[axis] / 2]
+        first, last = (_between(total, np.clip(end, 0, image.shape[axis]), axis) for end in ends)
+        means = (last - first) / (part * pitch[axis])
+    return means
+
+
+def _between(total: NDArray[np.float64], where: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Linear interpolation of running sums at places `where` along an axis."""
+    left = np.minimum(where.astype(np.intp), total.shape[axis] - 2)
+    share = np.expand_dims(where - left, 1 - axis)
+    return total.take(left, axis) * (1 - share) + total.take(left + 1, axis) * share
+
+
+def _measured(depth: FloatImage, camera: CameraModel, luminance: FloatImage, rng: np.random.Generator) -> FloatImage:
+    """Depth of full size as the sensor measures it: moved edges, noise, steps, surfaces that it does not see."""
+    lost = np.isnan(depth)
+    if camera.dark or camera.specular < 1 or camera.grazing < 90:
+        lost = lost | sensor.unseen(depth, luminance, camera.dark, camera.specular, camera.grazing)
+    if camera.nearest_range:
+        lost = lost | (depth < camera.nearest_range)
+    if camera.farthest_range:
+        lost = lost | (depth > camera.farthest_range)
+    if lost.any() and not lost.all():
+        depth = np.where(lost, np.float32(np.nan), depth)
+    if camera.shift != (0.0, 0.0):
+        depth = sensor.shifted(depth, *camera.shift)
+    if camera.wobble:
+        depth = sensor.wobbled(depth, camera.wobble, 4.0, rng)
+    growth: FloatImage | float = 1.0
+    if camera.angle_noise:
+        growth = 1 + np.float32(camera.angle_noise) * sensor.steepness(sensor.surface_angle(depth))
+        growth = np.minimum(cv2.blur(growth, (3, 3)), np.float32(4.0))
     if camera.lateral_noise:
-        height, width = depth.shape
-        y, x = np.indices(depth.shape, dtype=np.float32)
-        jitter = rng.standard_normal((2, height, width), dtype=np.float32) * np.float32(camera.lateral_noise)
-        x = np.clip(np.rint(x + jitter[0]), 0, width - 1).astype(np.intp)
-        y = np.clip(np.rint(y + jitter[1]), 0, height - 1).astype(np.intp)
-        depth = depth[y, x]
+        depth = sensor.lateral_jitter(depth, camera.lateral_noise * growth, rng)
+    if camera.flying_pixels:
+        depth = sensor.flying_pixels(depth, camera.flying_pixels, rng)
     if camera.disparity_noise or camera.disparity_step:
-        disparity = np.float32(FOCAL_LENGTH * BASELINE) / depth
-        if camera.disparity_noise:
-            noise = rng.standard_normal(depth.shape, dtype=np.float32)
-            disparity = disparity + noise * np.float32(camera.disparity_noise)
-        if camera.disparity_step:
-            step = np.float32(camera.disparity_step)
-            disparity = np.rint(disparity / step) * step
-        # Noise may carry a far surface to disparity 0, which is infinitely far: no measurement.
-        smallest = np.float32(FOCAL_LENGTH * BASELINE / FARTHEST)
-        disparity = np.where(disparity > smallest, disparity, np.float32(np.nan))
-        depth = np.float32(FOCAL_LENGTH * BASELINE) / disparity
+        noise = camera.disparity_noise * growth
+        depth = sensor.structured_light(depth, noise, camera.disparity_step, camera.noise_grain, rng)
+    if camera.tof_noise:
+        depth = sensor.time_of_flight(depth, camera.tof_noise, luminance, rng)
     return depth
-
-
-def _projector_shadow(low: FloatImage, camera: CameraModel) -> NDArray[np.bool_]:
-    """Pixels that the projector, BASELINE to one side, does not see: left of a near surface.
-
-    Going from right to left, a surface hides what lies behind it as far as the difference of the disparities reaches.
-    """
-    width = low.shape[1]
-    disparity = np.nan_to_num(np.float32(FOCAL_LENGTH * BASELINE) / low) * np.float32(camera.shadows / camera.factor)
-    # A pixel at column x is projected to x - disparity; it is hidden if something right of it lands left of that.
-    landing = np.arange(width, dtype=np.float32) - disparity
-    leftmost = np.minimum.accumulate(landing[:, ::-1], axis=1)[:, ::-1]
-    return np.asarray(landing > leftmost + 0.5)
-
-
-def _blobs(shape: tuple[int, ...], count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Ellipses of up to a tenth of the image, as dark or shining surfaces leave them."""
-    height, width = shape
-    mask = np.zeros((height, width), np.uint8)
-    for _ in range(count):
-        centre = (int(rng.integers(width)), int(rng.integers(height)))
-        axes = (1 + int(rng.random() * width * 0.1), 1 + int(rng.random() * height * 0.1))
-        cv2.ellipse(mask, centre, axes, float(rng.random() * 180), 0, 360, 1, -1)
-    return mask.astype(bool)

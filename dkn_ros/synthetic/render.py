@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 BOX, ELLIPSOID, CYLINDER, ROOM = range(4)
 """Shapes: [-1, 1]^3; the unit ball; radius 1 around z in [-1, 1]; a box seen from inside."""
-PLAIN, CLOUDS, CHECKER, STRIPES, WOOD, PATCHES, GRAIN = range(7)
-"""Textures, all between a material's two colours except PATCHES, which draws its own."""
+PLAIN, CLOUDS, CHECKER, STRIPES, WOOD, PATCHES, GRAIN, PRINT, TILES = range(9)
+"""Textures, all between a material's two colours except PATCHES and PRINT, which draw their own."""
 
 NEAREST = 0.05
 """Metres; what is nearer to the camera is not drawn."""
@@ -194,6 +194,14 @@ def _mix(texture, x, y, z):  # type: ignore[no-untyped-def]
         return 0.5 + 0.35 * wave + 0.15 * (_noise(20 * x, 3 * y, 20 * z) - 0.5)
     if texture == GRAIN:
         return 0.5 * _hash(int(np.floor(4 * x)), int(np.floor(4 * y)), int(np.floor(4 * z))) + 0.5 * _noise(x, y, z)
+    if texture == PRINT:
+        # Blots of all sizes with hard edges, as printed cloth, posters and book covers have them.
+        blots = 0.6 * _noise(0.5 * x, 0.5 * y, 0.5 * z) + 0.4 * _noise(1.9 * x, 1.9 * y, 1.9 * z)
+        return min(1.0, max(0.0, 14.0 * (blots - 0.5) + 0.5)) * (0.75 + 0.25 * _noise(9 * x, 9 * y, 9 * z))
+    if texture == TILES:
+        fx, fy, fz = x - np.floor(x), y - np.floor(y), z - np.floor(z)
+        joint = (fx < 0.05) + (fy < 0.05) + (fz < 0.05)
+        return 1.0 if joint >= 2 else 0.25 * _hash(int(np.floor(x)), int(np.floor(y)), int(np.floor(z)))
     return 0.15 * _noise(x, y, z)
 
 
@@ -287,4 +295,7 @@ def _shade(  # type: ignore[no-untyped-def]
                     ix, iy, iz = int(np.floor(sx)), int(np.floor(1.7 * sy)), int(np.floor(sz))
                     second = _hash(ix + 31 * k, iy, iz)
                     s = 0.8
+                elif texture[n] == PRINT:
+                    # The colour of the blots changes from place to place.
+                    second = 0.3 * second + 0.7 * _noise(0.4 * sx + 17.0 * k, 0.4 * sy, 0.4 * sz)
                 colour[v, u, k] = min(np.float32(1.0), (first + s * (second - first)) * light)

@@ -10,15 +10,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dkn_ros.config import TrainingConfig
-from dkn_ros.preprocess import guidance_image, target_image
-from dkn_ros.synthetic.degradation import degrade, random_camera
+from dkn_ros.preprocess import Target, guidance_image, target_image
+from dkn_ros.synthetic.cameras import random_camera
+from dkn_ros.synthetic.degradation import degrade, lower
 from dkn_ros.synthetic.scene import Scene
+from dkn_ros.synthetic.sensor import grained_noise, wobbled
 
 FloatImage = NDArray[np.float32]
 
 FRAME_WIDTH, FRAME_HEIGHT = 640, 480
-RATIOS = {1: 0.04, 2: 0.14, 3: 0.04, 4: 0.25, 6: 0.05, 8: 0.40, 12: 0.03, 16: 0.05}
-"""How often each ratio of colour to depth size is drawn."""
+RATIOS = {1: 0.14, 2: 0.13, 3: 0.06, 4: 0.27, 6: 0.06, 8: 0.30, 12: 0.02, 16: 0.02}
+"""How often each ratio of colour to depth size is drawn, where it is not any ratio."""
+ANY_RATIO = 0.2
+"""Share of the crops whose ratio is any number, another one for each axis."""
 
 
 @dataclass(frozen=True)
@@ -43,49 +47,117 @@ class SceneStore:
 
     def draw(self, config: TrainingConfig, rng: np.random.Generator, soft_edges: float = 0.0) -> Sample:
         """A random crop of a random scene through a random camera; `soft_edges` of them have blurred true depth."""
-        factor = int(rng.choice(list(RATIOS), p=list(RATIOS.values())))
-        camera = random_camera(rng, factor)
+        ratios = random_ratios(config.crop, rng)
+        camera = random_camera(rng, *ratios)
         while True:
             rgb, depth = self.frames[int(rng.integers(len(self.frames)))]
-            rgb, truth = _crop(rgb, depth, config, rng)
-            if soft_edges and rng.random() < soft_edges:
-                # Else the network makes every edge a step, also where sensor and truth have a slope.
-                truth = np.asarray(cv2.GaussianBlur(truth, (0, 0), float(rng.uniform(0.4, 1.6))), np.float32)
-            low = degrade(truth, camera, rng)
+            rgb, truth = _crop(rgb, depth, config, _zoom(config.crop, ratios, rng), rng)
+            truth = _recorded(truth, config, soft_edges, rng)
+            low = degrade(truth, camera, rng, rgb)
             if not np.isnan(low).all():
                 break
         if rng.random() < 0.15:  # so that disparities and inverse depth work too
             truth, low, depth = (np.float32(1) / image for image in (truth, low, depth))
-        target = target_image(low, config.crop, config.crop)
-        span = target.high - target.low
-        # A crop shows a part of its frame's depth range; as in a whole frame, it shall fill a part of 0..1.  Sometimes
-        # it fills all of it, with the truth: a thin object that the camera missed must not lie far outside.
-        widest = max(float(truth.max()), target.high) - min(float(truth.min()), target.low)
-        whole = widest if rng.random() < 0.25 else max(widest, float(np.ptp(depth) * rng.uniform(0.7, 1.3)))
-        share = span / whole
-        start, sign = rng.uniform(0, 1 - share), 1.0
-        if rng.random() < 0.15:
-            start, sign = 1 - start, -1.0
-        image, true = (start + sign * share * part for part in (target.image, (truth - target.low) / span))
+        target = target_image(low, config.crop, config.crop, _guess(low, truth, rng))
+        image, true = _placed(target, truth, float(np.ptp(depth)), rng)
         guidance = guidance_image(_colour_variation(rgb, rng), bool(config.options.get("rgb", False)))
-        return Sample(guidance, image.astype(np.float32), target.validity, true.astype(np.float32))
+        return Sample(guidance, image, target.validity, true)
+
+
+def random_ratios(crop: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Ratios of the widths and heights such that a crop has a whole number of pixels of depth."""
+    if rng.random() >= ANY_RATIO:
+        ratio = int(rng.choice(list(RATIOS), p=list(RATIOS.values())))
+        return ratio, ratio
+    x = float(np.exp(rng.uniform(0, np.log(10))))
+    y = max(1.0, x * float(rng.uniform(0.55, 1.0)))
+    return crop / max(1, round(crop / x)), crop / max(1, round(crop / y))
+
+
+def _zoom(crop: int, ratios: tuple[float, float], rng: np.random.Generator) -> int:
+    """How many pixels of the scene a pixel of the crop covers.
+
+    More than one only where depth is about as fine as colour: such crops stand for small images, which the pipeline
+    looks at to fill holes, see `Pipeline`.
+    """
+    largest = min(3, FRAME_HEIGHT // crop)
+    return int(rng.integers(1, largest + 1)) if max(ratios) <= 2.5 and rng.random() < 0.6 else 1
 
 
 def _crop(
-    rgb: NDArray[np.uint8], depth: FloatImage, config: TrainingConfig, rng: np.random.Generator
+    rgb: NDArray[np.uint8], depth: FloatImage, config: TrainingConfig, zoom: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], FloatImage]:
-    """The same square of both images, the colour sometimes shifted, both sometimes mirrored."""
-    size = config.crop
+    """The same square of both images, the colour sometimes shifted, both sometimes mirrored or made smaller."""
+    size = config.crop * zoom
     reach = int(config.misregistration) if rng.random() < 0.2 else 0
-    y = int(rng.integers(reach, depth.shape[0] - size - reach + 1))
-    x = int(rng.integers(reach, depth.shape[1] - size - reach + 1))
+    reach = min(reach, (depth.shape[0] - size) // 2)
+    # Half of all places show a bare wall, which soon teaches nothing more: most of them are passed over.
+    for _ in range(1 if rng.random() < 0.25 else 4):
+        y = int(rng.integers(reach, depth.shape[0] - size - reach + 1))
+        x = int(rng.integers(reach, depth.shape[1] - size - reach + 1))
+        if _has_edges(depth[y : y + size, x : x + size]):
+            break
     dy, dx = (int(v) for v in rng.integers(-reach, reach + 1, 2))
     colour, crop = rgb[y + dy : y + dy + size, x + dx : x + dx + size], depth[y : y + size, x : x + size]
+    if zoom > 1:
+        colour = np.asarray(cv2.resize(colour, (config.crop, config.crop), interpolation=cv2.INTER_AREA), np.uint8)
+        crop = lower(crop, zoom, "nearest" if rng.random() < 0.6 else "area")
     if rng.random() < 0.5:
         colour, crop = colour[:, ::-1], crop[:, ::-1]
     if rng.random() < 0.2:
         colour, crop = colour[::-1], crop[::-1]
     return np.ascontiguousarray(colour), np.ascontiguousarray(crop)
+
+
+def _has_edges(depth: FloatImage) -> bool:
+    """Whether more than a few pixels of an image lie beside a depth step."""
+    coarse = depth[::4, ::4]
+    steps = np.abs(np.diff(coarse, axis=1))[1:] + np.abs(np.diff(coarse, axis=0))[:, 1:]
+    return bool(np.mean(steps > 0.08 * coarse[1:, 1:]) > 0.015)
+
+
+def _recorded(truth: FloatImage, config: TrainingConfig, soft_edges: float, rng: np.random.Generator) -> FloatImage:
+    """True depth as the references of real frames show it: sensors record it, so outlines wander and surfaces wave.
+
+    A network that learned on perfect truth alone makes every depth edge a step at the colour edge, also where sensor
+    and truth have a slope or another outline.
+    """
+    if rng.random() < config.rough_truth:
+        truth = wobbled(truth, float(rng.uniform(0.0, 2.0)), float(rng.uniform(2.0, 6.0)), rng)
+        relief = grained_noise(truth.shape, float(rng.uniform(4.0, 12.0)), rng)
+        truth = truth * (1 + np.float32(0.006 * rng.random()) * relief)
+    if soft_edges and rng.random() < soft_edges:
+        truth = np.asarray(cv2.GaussianBlur(truth, (0, 0), float(rng.uniform(0.4, 1.6))), np.float32)
+    return truth
+
+
+def _guess(low: FloatImage, truth: FloatImage, rng: np.random.Generator) -> FloatImage | None:
+    """Sometimes a good guess of what lies in the holes, as a coarse pass makes it; else the nearest fill must do."""
+    if rng.random() < 0.65 or not np.isnan(low).any():
+        return None
+    ratios = truth.shape[1] / low.shape[1], truth.shape[0] / low.shape[0]
+    guess = truth if max(ratios) == 1 else lower(truth, ratios[0], "area", factor_y=ratios[1])
+    guess = wobbled(guess, 1.5 * float(rng.random()), 3.0, rng)
+    return np.asarray(cv2.GaussianBlur(guess, (0, 0), float(rng.uniform(0.3, 2.0))), np.float32)
+
+
+def _placed(
+    target: Target, truth: FloatImage, frame_range: float, rng: np.random.Generator
+) -> tuple[FloatImage, FloatImage]:
+    """Target and truth somewhere in 0..1, or upside down in it.
+
+    A crop shows a part of its frame's depth range; as in a whole frame, it shall fill a part of 0..1.  Sometimes it
+    fills all of it, with the truth: a thin object that the camera missed must not lie far outside.
+    """
+    span = target.high - target.low
+    widest = max(float(truth.max()), target.high) - min(float(truth.min()), target.low)
+    whole = widest if rng.random() < 0.25 else max(widest, frame_range * float(rng.uniform(0.7, 1.3)))
+    share = span / whole
+    start, sign = float(rng.uniform(0, 1 - share)), 1.0
+    if rng.random() < 0.15:
+        start, sign = 1 - start, -1.0
+    image, true = (start + sign * share * part for part in (target.image, (truth - target.low) / span))
+    return image.astype(np.float32), true.astype(np.float32)
 
 
 def _colour_variation(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

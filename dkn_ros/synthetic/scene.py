@@ -54,10 +54,11 @@ class _Builder:
         rng = self.rng
         if self.materials and rng.random() < 0.25:
             return self.materials[int(rng.integers(len(self.materials)))]
-        base = rng.random(3) ** 1.5 if rng.random() < 0.5 else np.full(3, rng.random()) + 0.1 * rng.standard_normal(3)
+        # Rooms are mostly dull: walls, wood and cloth lie near grey, a third of the things are as bright as toys.
+        base = rng.random(3) ** 1.5 if rng.random() < 0.35 else rng.random() ** 1.3 + 0.08 * rng.standard_normal(3)
         other = base * rng.uniform(0.3, 1.6) if rng.random() < 0.6 else rng.random(3)
         colours = np.clip(np.stack((base, other)), 0.02, 0.95).astype(np.float32)
-        texture = int(rng.choice(7, p=[0.3, 0.22, 0.06, 0.1, 0.14, 0.1, 0.08]))
+        texture = int(rng.choice(9, p=[0.32, 0.18, 0.04, 0.08, 0.12, 0.05, 0.07, 0.1, 0.04]))
         return Material(texture, colours, float(np.exp(rng.uniform(np.log(1.5), np.log(30.0)))))
 
     def add(self, shape: int, centre: Vector, half: Vector, material: Material, turn: Array | None = None) -> None:

@@ -1,0 +1,68 @@
+"""Random cameras for training: from a clean bicubic reduction to a noisy, holey, decimating sensor."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from dkn_ros.synthetic.degradation import CameraModel
+
+METHODS = {"nearest": 0.42, "area": 0.18, "box": 0.05, "bicubic": 0.35}
+"""How often each way to lower the resolution is drawn."""
+NOISE = {"none": 0.5, "structured light": 0.35, "time of flight": 0.15}
+"""How often each kind of noise is drawn."""
+
+
+def random_camera(rng: np.random.Generator, factor: float, factor_y: float = 0) -> CameraModel:
+    """Draw a camera of a given ratio: the way it reduces, its noise and its holes independently of each other."""
+    method = _choice(rng, METHODS)
+    changes: dict[str, Any] = {}
+    if method == "nearest" and rng.random() < 0.5:
+        changes["phase"] = (float(rng.random()), float(rng.random()))
+    kind = _choice(rng, NOISE)
+    if kind == "structured light":
+        changes.update(_structured_light(rng))
+    elif kind == "time of flight":
+        changes.update(_time_of_flight(rng))
+    if rng.random() < 0.45:
+        changes.update(_holes(rng))
+    return dataclasses.replace(CameraModel(factor=factor, factor_y=factor_y, method=method), **changes)
+
+
+def _structured_light(rng: np.random.Generator) -> dict[str, Any]:
+    return {
+        "lateral_noise": 0.8 * rng.random(),
+        "disparity_noise": float(rng.choice([0.08, 0.2, 0.35])) * rng.random(),
+        "disparity_step": float(rng.choice([0.0, 1 / 8, 1 / 4])),
+        "noise_grain": float(rng.choice([0.0, 0.0, 1.0, 3.0])) * rng.random(),
+        "angle_noise": 0.3 * rng.random() if rng.random() < 0.4 else 0.0,
+        "wobble": 2.0 * rng.random() if rng.random() < 0.3 else 0.0,
+    }
+
+
+def _time_of_flight(rng: np.random.Generator) -> dict[str, Any]:
+    return {
+        "tof_noise": 0.004 * rng.random(),
+        "flying_pixels": float(rng.random()) if rng.random() < 0.6 else 0.0,
+        "wobble": rng.random() if rng.random() < 0.2 else 0.0,
+    }
+
+
+def _holes(rng: np.random.Generator) -> dict[str, Any]:
+    return {
+        "shadows": float(rng.random()) if rng.random() < 0.7 else 0.0,
+        "border": int(rng.integers(0, 3)),
+        "blobs": int(rng.integers(0, 4)),
+        "speckle": float(rng.choice([0.0, 0.0, 0.01, 0.05, 0.2])) * rng.random(),
+        "dark": 0.15 * rng.random() if rng.random() < 0.25 else 0.0,
+        "specular": 1 - 0.1 * rng.random() if rng.random() < 0.2 else 1.0,
+        "grazing": 65 + 20 * rng.random() if rng.random() < 0.25 else 90.0,
+        "farthest_range": rng.uniform(3.0, 6.0) if rng.random() < 0.15 else 0.0,
+        "nearest_range": rng.uniform(0.4, 0.9) if rng.random() < 0.1 else 0.0,
+    }
+
+
+def _choice(rng: np.random.Generator, odds: dict[str, float]) -> str:
+    return str(rng.choice(list(odds), p=list(odds.values())))
