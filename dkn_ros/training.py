@@ -11,6 +11,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ from dkn_ros.synthetic.samples import FRAME_HEIGHT, RATIOS, SceneStore
 from dkn_ros.synthetic.scene import Scene
 from dkn_ros.weights import Card, save_weights
 
-FILLED_WEIGHT = 0.3
+FILLED_WEIGHT = 0.5
 """Weight in the loss of pixels whose input was filled in: what lies in a hole can often not be known."""
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Guidance, target, validity and truth."""
 VALIDATION_SCENES = 6
 VALIDATION_SEED = 900_000_000
 
@@ -65,13 +68,13 @@ class Trainer:
         self.device = resolve_device(config.device, torch.cuda.is_available())
         self.model = build_model(config.model, config.options).to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = AveragedModel(
-            self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True
-        )
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
+        self._drawer = ThreadPoolExecutor(1, "samples")
+        self._drawn: tuple[int, Future[Batch]] | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -130,7 +133,7 @@ class Trainer:
         """Whether the network is past learning what the guidance is for, and may learn what makes it robust."""
         return step >= self.config.late_from * self.config.iterations
 
-    def batch(self, scenes: SceneStore, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def batch(self, scenes: SceneStore, step: int) -> Batch:
         """Guidance, target, validity and truth of one step."""
         rng = np.random.default_rng((self.config.seed, 2, step))
         soft_edges = self.config.soft_edges if self._late(step) else 0.0
@@ -141,9 +144,17 @@ class Trainer:
         target, validity, truth = (t.to(self.device) for t in rest)
         return guidance.to(self.device), target, validity, truth
 
+    def _next_batch(self, scenes: SceneStore) -> Batch:
+        """The batch of this step; that of the next is drawn while the network works on this one."""
+        drawn = self._drawn
+        batch = drawn[1].result() if drawn and drawn[0] == self.step else self.batch(scenes, self.step)
+        if self.step + 1 < self.config.iterations:
+            self._drawn = self.step + 1, self._drawer.submit(self.batch, scenes, self.step + 1)
+        return batch
+
     def train_step(self, scenes: SceneStore) -> float:
         """One optimiser step; returns the loss."""
-        guidance, target, validity, truth = self.batch(scenes, self.step)
+        guidance, target, validity, truth = self._next_batch(scenes)
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.model.train()
