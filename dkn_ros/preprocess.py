@@ -35,6 +35,10 @@ class Target:
     """Of the colour's size to the depth's, geometric mean of both axes."""
 
 
+COARSE = 4
+"""Holes are filled on a grid that is at least so many times coarser than the colour image."""
+
+
 def check_rgb(rgb: NDArray) -> None:
     """Raise ValueError unless `rgb` is a non-empty HxWx3 or HxW image of uint8."""
     if rgb.dtype != np.uint8 or rgb.size == 0 or not (rgb.ndim == 2 or (rgb.ndim == 3 and rgb.shape[2] == 3)):
@@ -92,6 +96,45 @@ def resample(image: FloatImage, width: int, height: int) -> FloatImage:
     return np.array(source.resize((width, height), Image.BICUBIC))  # type: ignore[attr-defined]
 
 
+def shrink(rgb: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """The colour image (HxWx3 or HxW) on another grid: means of pixels that fall together, or bicubic if it grows."""
+    if rgb.shape[:2] == (height, width):
+        return rgb
+    smaller = width <= rgb.shape[1] and height <= rgb.shape[0]
+    method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(rgb, (width, height), interpolation=method), np.uint8)
+
+
+def pool(depth: FloatImage, width: int, height: int) -> FloatImage:
+    """Depth (hxw, NaN invalid) on a coarser grid: means of what is measured, NaN where less than a quarter is."""
+    if depth.shape == (height, width):
+        return depth
+    known = ~np.isnan(depth)
+    share = cv2.resize(known.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    total = cv2.resize(np.where(known, depth, np.float32(0)), (width, height), interpolation=cv2.INTER_AREA)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(share >= 0.25, total / share, np.float32(np.nan)).astype(np.float32)
+
+
+def coarse_size(colour: tuple[int, int], depth: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the grid that holes are filled on: the depth's own, at most a quarter of the colour's.
+
+    colour, depth: height and width of both images.
+    """
+    height, width = (max(1, min(d, -(-c // COARSE))) for c, d in zip(colour, depth, strict=True))
+    return height, width
+
+
+def working_size(colour: tuple[int, int], depth: tuple[int, int], ratios: tuple[float, float]) -> tuple[int, int]:
+    """Height and width of the grid that the network works on: the colour's, or such that its ratio to the depth fits.
+
+    colour, depth: height and width of both images.  ratios: smallest and largest ratio that the network can serve.
+    """
+    ratio = max((colour[0] / depth[0] * colour[1] / depth[1]) ** 0.5, 1.0)  # finer depth shrinks: no need to work finer
+    scale = float(np.clip(ratio, *ratios)) / ratio
+    return max(1, round(colour[0] * scale)), max(1, round(colour[1] * scale))
+
+
 def graded_validity(ratio: float) -> float:
     """The validity of measured depth: 1 at the colour image's resolution, 1/8 less for each halving, at least 1/8.
 
@@ -101,16 +144,19 @@ def graded_validity(ratio: float) -> float:
     return float(np.clip(1 - np.log2(max(ratio, 1.0)) / 8, 1 / 8, 1))
 
 
-def target_image(depth: FloatImage, width: int, height: int) -> Target:
+def target_image(depth: FloatImage, width: int, height: int, guess: FloatImage | None = None) -> Target:
     """Bring metric depth (hxw float32, NaN invalid) onto a `width` x `height` colour grid and into 0..1.
 
+    guess: hxw metres, what stands in for the invalid pixels; without it the nearest measured depth does.
     The scale is the range of the frame's own measured pixels, as in the authors' training, which makes the network
     independent of unit and offset.  Raises ValueError if nothing was measured.
     """
     filled, distance = fill_holes(depth)
-    if distance.any():
-        filled = smooth_holes(filled, distance)
     low, high = float(filled.min()), float(filled.max())
+    if guess is not None:
+        filled = np.where(distance > 0, np.clip(guess, low, high), filled)
+    elif distance.any():
+        filled = smooth_holes(filled, distance)
     # A flat frame has no range of its own; any will do, and 1 keeps it flat.
     span = high - low if high > low else 1.0
     image = resample((filled - np.float32(low)) / np.float32(span), width, height)

@@ -49,18 +49,26 @@ class Card:
     """How to train it again: the TrainingConfig, versions, machine and time."""
     strength: dict[Any, Any] = field(default_factory=dict)
     """Ratio of colour to depth size -> share of the network's correction that is applied, see `strength_at`."""
+    ratios: tuple[float, float] = (1.0, 16.0)
+    """Smallest and largest ratio of colour to depth size that the network can serve; for others the pipeline lets it
+    work at another resolution, see `preprocess.working_size`."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Measured figures and the command that gives them."""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
+            if f.name == "ratios":
+                continue
             wanted = dict if f.name in ("options", "recipe", "strength", "metrics") else str
             if not isinstance(getattr(self, f.name), wanted):
                 raise WeightsError(f"{f.name} of the card is {getattr(self, f.name)!r}; wanted: {wanted.__name__}")
         numbers = (*self.strength, *self.strength.values())
         if not all(type(n) in (int, float) and n > 0 for n in numbers):
             raise WeightsError(f"strength of the card is {self.strength}; wanted: ratio: share, both above 0")
-
+        ends = self.ratios if isinstance(self.ratios, (list, tuple)) else ()
+        if len(ends) != 2 or not all(type(n) in (int, float) for n in ends) or not 1 <= ends[0] <= ends[1]:
+            raise WeightsError(f"ratios of the card are {self.ratios}; wanted: [smallest, largest], both at least 1")
+        object.__setattr__(self, "ratios", (float(ends[0]), float(ends[1])))
 
     def strength_at(self, ratio: float) -> float:
         """The share of the network's correction to apply at a ratio: all of it where the card says nothing.
@@ -135,14 +143,17 @@ def save_weights(network: torch.nn.Module, path: Path, **about: Any) -> Card:
     data = safetensors.torch.save(state)
     path.parent.mkdir(parents=True, exist_ok=True)
     card = Card(name=path.stem, file=path.name, sha256=hashlib.sha256(data).hexdigest(), **about)
+    entries = {**dataclasses.asdict(card), "ratios": list(card.ratios)}
     write_atomically(path, data)
-    write_atomically(path.with_suffix(".yaml"), yaml.safe_dump(dataclasses.asdict(card), sort_keys=False).encode())
+    write_atomically(path.with_suffix(".yaml"), yaml.safe_dump(entries, sort_keys=False).encode())
     return card
 
 
-def import_checkpoint(source: Path, output: Path) -> Card:
+def import_checkpoint(source: Path, output: Path, ratio: float | None = None) -> Card:
     """Turn the authors' published FDKN checkpoint (a torch state dict) into safetensors with a card.
 
+    ratio: the one that it was trained for; at others it then works at the resolution that makes them this one.  Without
+    it, it works on the colour grid at any ratio, as the authors' code does.
     Read with torch's weights-only unpickler, which builds tensors and nothing else.  The options are found from the
     shapes.  Raises WeightsError for a file that is not such a checkpoint.
     """
@@ -175,6 +186,7 @@ def import_checkpoint(source: Path, output: Path) -> Card:
         model="fdkn",
         options=options,
         licence="unknown: the authors' own terms",
+        ratios=(1.0, 16.0) if ratio is None else (ratio, ratio),
         description=f"imported from {source.name}, a checkpoint published by the authors of arXiv 1910.08373",
     )
 

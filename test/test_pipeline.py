@@ -22,7 +22,7 @@ from dkn_ros.weights import WeightsError, save_weights
 FloatImage = NDArray[np.float32]
 MakePipeline = Callable[..., Pipeline]
 
-STAGES = ["preprocess", "guidance", "target", "kernels", "average", "postprocess"]
+STAGES = ["preprocess", "fill", "guidance", "target", "kernels", "average", "postprocess"]
 HEIGHT, WIDTH = 48, 64
 
 
@@ -113,9 +113,10 @@ def test_pipeline_gives_what_its_network_gives(make: MakePipeline, make_model: M
     save_weights(model, tmp_path / "w.safetensors", model="fdkn", options=options)
     rgb, depth = colour(30, 22), smooth(15, 11)
     depth[3:9, 4:8] = np.nan
-    result = make(weights=str(tmp_path / "w.safetensors"), fill_distance=100).enhance(rgb, depth)
+    pipeline = make(weights=str(tmp_path / "w.safetensors"), fill_distance=100)
+    result = pipeline.enhance(rgb, depth)
     low, high = np.nanmin(depth), np.nanmax(depth)
-    ready = target_image(depth, 30, 22)
+    ready = target_image(depth, 30, 22, pipeline.guess(rgb, depth))
     with torch.no_grad():
         guidance = torch.from_numpy(rgb.transpose(2, 0, 1)[None].astype(np.float32) / 255)
         target, validity = (torch.from_numpy(image)[None, None] for image in (ready.image, ready.validity))
@@ -180,6 +181,74 @@ def test_holes_are_filled_as_far_as_fill_distance(make: MakePipeline, fill_dista
     column = np.arange(WIDTH) + 0.5 - 32
     assert result.valid[:, column <= fill_distance - 2].all()
     assert not result.valid[:, column > fill_distance + 2].any()
+
+
+def validity_weights(make_model: MakeModel, tmp_path: Path, **card: Any) -> str:
+    """Small random weights of a network that is told where depth was measured."""
+    path = tmp_path / "told.safetensors"
+    options = {"n1": 8, "n2": 8, "validity": True}
+    save_weights(make_model(**options), path, model="fdkn", options=options, **card)
+    return str(path)
+
+
+def test_no_depth_is_invented_beyond_the_fill_distance(
+    make: MakePipeline, make_model: MakeModel, tmp_path: Path
+) -> None:
+    """Whatever the network says, and however often it looks: farther from measured depth there is nothing."""
+    depth = smooth(32, 24)
+    depth[4:20, 6:28] = np.nan
+    depth[12, 15] = 2.0
+    given = np.isfinite(depth)
+    far = cv2.distanceTransform((~given).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE).repeat(4, 0).repeat(4, 1)
+    weights = validity_weights(make_model, tmp_path)
+    for reach in (0.0, 6.0, 17.0):
+        result = make(weights=weights, fill_distance=reach).enhance(colour(128, 96), depth)
+        assert_sound(result, 128, 96)
+        assert not result.valid[4 * far > reach + 6].any()
+        assert result.valid[4 * far < reach - 6].all() and result.valid[far == 0].mean() > 0.9
+
+
+def test_holes_are_filled_with_what_the_network_finds_on_the_small_grid(
+    make: MakePipeline, make_model: MakeModel, tmp_path: Path
+) -> None:
+    rgb, depth = colour(), smooth()
+    filled = make(weights=validity_weights(make_model, tmp_path))
+    blank = make(weights=validity_weights(make_model, tmp_path))
+    blank.guess = lambda rgb, metres: None  # type: ignore[method-assign]
+    assert_same(filled.enhance(rgb, depth), blank.enhance(rgb, depth))  # nothing to fill
+    depth[4:8, 5:10] = np.nan
+    hole = np.isnan(depth).repeat(4, 0).repeat(4, 1)
+    changed = filled.enhance(rgb, depth).depth != blank.enhance(rgb, depth).depth
+    assert changed[hole].mean() > 0.9
+    far = cv2.distanceTransform((~hole).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > 40
+    assert not changed[far].any()
+
+
+@pytest.mark.parametrize("ratio", [2.0, 8.0])
+def test_weights_work_at_the_ratio_that_their_card_names(identity: Pipeline, ratio: float) -> None:
+    """A ramp comes out where it went in, though the network saw it on another grid than the colour's."""
+    identity.card = dataclasses.replace(identity.card, ratios=(ratio, ratio))
+    ramp = np.broadcast_to(1 + (np.arange(16) + 0.5) / 16, (12, 16)).astype(np.float32)
+    guidance, target = identity.prepare(colour(), ramp)
+    assert guidance.shape[1:] == target.image.shape == (round(12 * ratio), round(16 * ratio))
+    result = identity.enhance(colour(), ramp)
+    assert_sound(result, WIDTH, HEIGHT)
+    wanted = np.broadcast_to(1 + (np.arange(WIDTH) + 0.5) / WIDTH, (HEIGHT, WIDTH))
+    np.testing.assert_allclose(result.depth[:, 8:-8], wanted[:, 8:-8], atol=2e-3)
+
+
+@pytest.mark.parametrize("unit", ["mm", "disparity", "8 bit"])
+def test_units_do_not_matter(pipeline: Pipeline, unit: str) -> None:
+    """Metres, millimetres, disparities and 8-bit levels: the same up to scale."""
+    rgb = colour()
+    levels = np.rint(smooth() * 50).astype(np.float32)  # whole numbers in 8 bit and, 20 mm each, in millimetres
+    wanted = pipeline.enhance(rgb, levels / np.float32(50)).depth
+    given, scale = {
+        "mm": ((20 * levels).astype(np.uint16), 1.0),
+        "disparity": (np.float32(43.5 / 50) * levels, 43.5),
+        "8 bit": (levels, 50.0),
+    }[unit]
+    np.testing.assert_allclose(pipeline.enhance(rgb, given).depth / scale, wanted, rtol=2e-4)
 
 
 def test_depth_outside_of_the_limits_is_a_hole(make: MakePipeline) -> None:

@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 
 from dkn_ros.preprocess import (
     LUMINANCE,
+    coarse_size,
     fill_holes,
     graded_validity,
     guidance_image,
+    pool,
     resample,
+    shrink,
     smooth_holes,
     target_image,
+    working_size,
 )
 
 FloatImage = NDArray[np.float32]
@@ -229,3 +233,58 @@ def test_smoothing_takes_the_mean_in_holes_and_leaves_what_was_measured(rng: np.
     assert smooth[0, 0] == pytest.approx(corner.mean(), rel=1e-5)
     measured = distance == 0
     np.testing.assert_array_equal(smooth[measured], filled[measured])
+
+
+def test_a_guess_stands_in_the_holes_alone_and_within_the_measured_range() -> None:
+    depth = plane(16, 12, x=2.0)
+    depth[4:8, 4:8] = np.nan
+    guess = np.full((12, 16), 2.5, np.float32)
+    guess[5, 5], guess[6, 6] = 9.0, -1.0
+    target = target_image(depth, 16, 12, guess)
+    metres = target.low + (target.high - target.low) * target.image
+    hole = np.isnan(depth)
+    np.testing.assert_allclose(metres[~hole], depth[~hole], rtol=1e-6)
+    wanted = np.clip(guess, np.nanmin(depth), np.nanmax(depth))
+    np.testing.assert_allclose(metres[hole], wanted[hole], rtol=1e-6)
+    assert not target.validity[hole].any() and target.distance[hole].all()
+
+
+def test_pooling_averages_what_is_measured() -> None:
+    depth = np.arange(1, 33, dtype=np.float32).reshape(4, 8)
+    depth[0, 0] = depth[0, 6] = depth[0, 7] = depth[1, 7] = np.nan  # three of the last block's four: a quarter is left
+    depth[2:, 2:4] = np.nan
+    wanted = [[(2 + 9 + 10) / 3, (3 + 4 + 11 + 12) / 4, (5 + 6 + 13 + 14) / 4, 15]]
+    wanted += [[(17 + 18 + 25 + 26) / 4, np.nan, (21 + 22 + 29 + 30) / 4, (23 + 24 + 31 + 32) / 4]]
+    np.testing.assert_allclose(pool(depth, 4, 2), wanted, rtol=1e-6)
+    assert pool(depth, 8, 4) is depth
+
+
+def test_colour_on_another_grid_stays_in_place() -> None:
+    ramp = np.broadcast_to(np.arange(64) * 3 + 20, (32, 64)).astype(np.uint8)
+    small, large = shrink(ramp, 16, 8), shrink(ramp, 128, 64)
+    np.testing.assert_allclose(small, np.broadcast_to(20 + 3 * (4 * np.arange(16) + 1.5), (8, 16)), atol=1)
+    middle = np.broadcast_to(20 + 3 * (np.arange(128) / 2 - 0.25), (64, 128))
+    np.testing.assert_allclose(large[:, 4:-4], middle[:, 4:-4], atol=1)
+
+
+def test_holes_are_filled_on_the_depths_grid_or_a_quarter_of_the_colours() -> None:
+    assert coarse_size((480, 640), (60, 80)) == (60, 80)
+    assert coarse_size((480, 640), (480, 640)) == (120, 160)
+    assert coarse_size((1080, 1920), (424, 512)) == (270, 480)
+    assert coarse_size((3, 2), (1, 1)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("depth", "ratios", "wanted"),
+    [
+        ((120, 160), (1, 16), (480, 640)),
+        ((120, 160), (8, 8), (960, 1280)),
+        ((30, 40), (1, 8), (240, 320)),
+        ((960, 1280), (1, 8), (480, 640)),
+        ((240, 160), (8, 8), (1358, 1810)),
+    ],
+)
+def test_the_network_works_where_its_ratio_fits(
+    depth: tuple[int, int], ratios: tuple[float, float], wanted: tuple[int, int]
+) -> None:
+    assert working_size((480, 640), depth, ratios) == wanted
