@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,12 +16,13 @@ from dkn_ros import __version__
 from dkn_ros.config import DemoConfig, PipelineConfig, Settings, settings_of
 
 ENHANCE_FLAGS = ("weights", "device", "precision", "threads", "min_depth", "max_depth", "fill_distance")
-EVALUATE_FLAGS = ("weights", "device", "precision", "threads")
+EVALUATE_FLAGS = ("device", "precision", "threads")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 only if its work was done."""
     given = _parser().parse_args(arguments)
+    given.arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return int(given.run(given))
     except KeyboardInterrupt:
@@ -32,22 +35,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _enhance(given: argparse.Namespace) -> int:
+    from dkn_ros.explain import check_pixel, explain
     from dkn_ros.images import OUTPUTS, ImageFileError, read_depth, read_rgb, write_depth
     from dkn_ros.pipeline import Pipeline
 
     output = Path(given.output)
     if output.suffix not in OUTPUTS:  # before the work, not after it
         raise ImageFileError(f"output is {output}; wanted: a name that ends with one of {', '.join(OUTPUTS)}")
+    pixels = _pixels(given.explain)
+    if pixels and given.depth_unit == "raw":
+        raise ValueError("explain speaks of metres and the depth unit is raw; wanted: --depth-unit auto, mm or m")
     rgb, depth = read_rgb(Path(given.rgb)), read_depth(Path(given.depth), given.depth_unit)
+    for x, y in pixels:
+        check_pixel(x, y, rgb.shape[1], rgb.shape[0])
     pipeline = Pipeline(_settings(PipelineConfig, ENHANCE_FLAGS, given))
     if given.depth_unit == "raw":
         write_depth(output, pipeline.filter_raw(rgb, depth), unit="raw")
     else:
+        explanations = explain(pipeline, rgb, depth, pixels) if pixels else []
         enhanced = pipeline.enhance(rgb, depth)
         write_depth(output, enhanced.depth)
         print(f"{enhanced.valid.mean():.1%} of the pixels valid, {enhanced.timings['whole']:.0f} ms", file=sys.stderr)
+        for explained in explanations:
+            from dkn_ros import figures_kernels  # matplotlib takes its time: only for those who want a picture
+
+            picture = output.with_name(f"{output.stem}_explain_{explained.x}_{explained.y}.png")
+            figures_kernels.kernel(rgb, explained, picture, float(enhanced.depth[explained.y, explained.x]))
+            print(picture)
     print(f"{output}: {rgb.shape[1]}x{rgb.shape[0]} from {depth.shape[1]}x{depth.shape[0]}")
     return 0
+
+
+def _pixels(given: Sequence[str]) -> list[tuple[int, int]]:
+    pixels = []
+    for text in given:
+        match = re.fullmatch(r"\s*(-?\d+)\s*,\s*(-?\d+)\s*", text)
+        if not match:
+            raise ValueError(f"pixel to explain is {text!r}; wanted: X,Y, column and row, such as 320,240")
+        pixels.append((int(match[1]), int(match[2])))
+    return pixels
 
 
 def _demo(given: argparse.Namespace) -> int:
@@ -65,21 +91,40 @@ def _demo(given: argparse.Namespace) -> int:
 
 
 def _evaluate(given: argparse.Namespace) -> int:
-    from dkn_ros.evaluation import evaluate, table
+    from tqdm import tqdm
+
+    from dkn_ros.evaluation import evaluate, select
     from dkn_ros.pipeline import Pipeline
+    from dkn_ros.report import LEGEND, document, picture, table
 
     factors = [int(factor) for factor in given.factors.split(",") if factor.isdecimal() and int(factor) > 0]
     if len(factors) != len(given.factors.split(",")):
         raise ValueError(f"factors are {given.factors!r}; wanted: whole numbers above 0, such as 2,4,8")
-    pipeline = Pipeline(_settings(PipelineConfig, EVALUATE_FLAGS, given))
-    rows = evaluate(pipeline, Path(given.folder), given.tests.split(","), factors)
-    print(f"{given.folder}, weights {pipeline.card.name} {pipeline.card.sha256[:12]}")
-    print(table(rows))
+    if given.json and not Path(given.json).parent.is_dir():  # before the work, not after it
+        raise ValueError(f"no folder {Path(given.json).parent} for the JSON file; make it first")
+    sources = ",".join(given.weights or [PipelineConfig().weights]).split(",")
+    pipelines = [Pipeline(_settings(PipelineConfig, EVALUATE_FLAGS, given, weights=source)) for source in sources]
+    networks, baselines, about = select(pipelines, given.baselines.split(","))
+    blocks = evaluate(
+        networks, baselines, Path(given.folder), given.tests.split(","), factors, given.every, given.sequence
+    )
+    pictures = Path(given.pictures) if given.pictures else None
+    if pictures:
+        pictures.mkdir(parents=True, exist_ok=True)
+
+    done = []
+    for block, shot in blocks:
+        tqdm.write(table(block) + "\n")
+        done.append(block)
+        if pictures:
+            picture(block, shot, pictures)
+    print(LEGEND)
+    print("\n".join(f"{name}: {what}" for name, what in about.items()))
     if given.json:
-        results = [dataclasses.asdict(row) | {"ratio": row.ratio} for row in rows]
-        Path(given.json).write_text(
-            json.dumps({"weights": pipeline.card.sha256, "results": results}, indent=2) + "\n", encoding="utf-8"
-        )
+        command = shlex.join(["dkn", *given.arguments])
+        run = {"command": command, "folder": given.folder, "every": given.every, "sequence": given.sequence}
+        content = document(done, about, **run)
+        Path(given.json).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return 0
 
 
@@ -121,7 +166,7 @@ def _weights_show(given: argparse.Namespace) -> int:
 def _weights_import(given: argparse.Namespace) -> int:
     from dkn_ros.weights import import_checkpoint
 
-    card = import_checkpoint(Path(given.checkpoint), Path(given.output))
+    card = import_checkpoint(Path(given.checkpoint), Path(given.output), given.ratio)
     print(f"{given.output}: {card.model}, options {card.options}, sha256 {card.sha256}")
     return 0
 
@@ -141,6 +186,13 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="of DEPTH; auto: 16-bit integers are mm, floats m; raw: no unit, 0 is a value, the output keeps the scale",
     )
+    enhance.add_argument(
+        "--explain",
+        action="append",
+        default=[],
+        metavar="X,Y",
+        help="draw which depth samples made the pixel of column X, row Y, as OUT_explain_X_Y.png; may be repeated",
+    )
     _add_flags(enhance, PipelineConfig, ENHANCE_FLAGS)
 
     demo = _command(commands, "demo", "run a simulated camera and the node over ROS 2, and look at the result", _demo)
@@ -149,9 +201,29 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _command(commands, "evaluate", "measure the error on frames of known depth", _evaluate)
     evaluate.add_argument("folder", metavar="DATA_DIR", help="folder with NAME_rgb.png and NAME_depth.png or .npy")
-    evaluate.add_argument("--tests", default="clean,nearest", help="of clean, nearest, area, holes, kinect")
+    evaluate.add_argument(
+        "--tests",
+        default="clean,nearest,holes,kinect",
+        help="of clean, nearest, area, holes, kinect, real (clean,nearest,holes,kinect)",
+    )
     evaluate.add_argument("--factors", default="2,4,8", help="ratios of colour to depth size (2,4,8)")
-    evaluate.add_argument("--json", metavar="FILE", help="write the table there too")
+    evaluate.add_argument(
+        "--weights",
+        action="append",
+        metavar="NAME|FILE",
+        help=f"networks to compare, repeated or separated by commas ({PipelineConfig().weights})",
+    )
+    evaluate.add_argument(
+        "--baselines",
+        default="bicubic,guided,jbu,fgs",
+        help="of bicubic (always there), guided, jbu and fgs, or none (bicubic,guided,jbu,fgs)",
+    )
+    evaluate.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th frame of the folder (1)")
+    evaluate.add_argument(
+        "--sequence", action="store_true", help="the frames follow each other: measure flicker from one to the next"
+    )
+    evaluate.add_argument("--json", metavar="FILE", help="write everything that was measured there")
+    evaluate.add_argument("--pictures", metavar="DIR", help="draw the worst frame of every table there")
     _add_flags(evaluate, PipelineConfig, EVALUATE_FLAGS)
 
     train = _command(commands, "train", "train weights by a recipe; goes on where it was interrupted", _train)
@@ -169,6 +241,9 @@ def _parser() -> argparse.ArgumentParser:
     bring = _command(weights, "import", "convert the authors' checkpoint", _weights_import, "weights import")
     bring.add_argument("checkpoint", metavar="CHECKPOINT", help="the authors' published FDKN file (a torch state dict)")
     bring.add_argument("--output", metavar="FILE", required=True, help="the .safetensors file, its card goes beside it")
+    bring.add_argument(
+        "--ratio", type=float, metavar="R", help="the ratio it was trained for; others then work at the size that fits"
+    )
     return parser
 
 
@@ -197,8 +272,8 @@ def _add_flags(parser: argparse.ArgumentParser, kind: type[Settings], names: Seq
         )
 
 
-def _settings(kind: type, names: Sequence[str], given: argparse.Namespace) -> Any:
-    return kind(**{name: getattr(given, name) for name in names})
+def _settings(kind: type, names: Sequence[str], given: argparse.Namespace, **more: Any) -> Any:
+    return kind(**{name: getattr(given, name) for name in names}, **more)
 
 
 if __name__ == "__main__":

@@ -201,11 +201,14 @@ class Pipeline:
         return self.enhance(rgb, depth).timings["whole"]
 
     @torch.inference_mode()
-    def _filter(self, guidance: FloatImage, target: FloatImage, validity: FloatImage, clock: StageClock) -> FloatImage:
-        """Guidance CxHxW, target and validity HxW in 0..1 -> the filtered target HxW."""
-        numba.set_num_threads(min(self.threads, _NUMBA_POOL))  # numba keeps the number for each thread that asks
+    def kernels(
+        self, guidance: FloatImage, target: FloatImage, validity: FloatImage, clock: StageClock
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the network makes of guidance CxHxW, target and validity HxW in 0..1: how to filter the target.
+
+        Returns the target 1x1xH'xW', padded to whole strides, weights 1xNxH'xW' and offsets 1x2NxH'xW'.
+        """
         model = self.model
-        height, width = target.shape
         with clock.stage("guidance"):
             guidance_heads = None
             if model.guidance is not None:
@@ -215,10 +218,16 @@ class Pipeline:
             seen = pad(self._tensor(validity[None, None])) if model.options.validity else None
             target_heads = model.target(model.target_input(padded, seen).to(self.precision))
         with clock.stage("kernels"):
-            weight, offset = model.kernels(guidance_heads, target_heads)
+            return padded, *model.kernels(guidance_heads, target_heads)
+
+    @torch.inference_mode()
+    def _filter(self, guidance: FloatImage, target: FloatImage, validity: FloatImage, clock: StageClock) -> FloatImage:
+        """Guidance CxHxW, target and validity HxW in 0..1 -> the filtered target HxW."""
+        numba.set_num_threads(min(self.threads, _NUMBA_POOL))  # numba keeps the number for each thread that asks
+        padded, weight, offset = self.kernels(guidance, target, validity, clock)
         with clock.stage("average"):
-            result = model.average(padded, weight, offset)
-            return result[0, 0, :height, :width].float().cpu().numpy()
+            result = self.model.average(padded, weight, offset)
+            return result[0, 0, : target.shape[0], : target.shape[1]].float().cpu().numpy()
 
     def _tensor(self, array: FloatImage) -> Tensor:
         return torch.from_numpy(array).to(self.device)
