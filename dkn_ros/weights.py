@@ -56,12 +56,12 @@ class Card:
     """Measured figures and the command that gives them."""
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            if f.name == "ratios":
-                continue
-            wanted = dict if f.name in ("options", "recipe", "strength", "metrics") else str
-            if not isinstance(getattr(self, f.name), wanted):
-                raise WeightsError(f"{f.name} of the card is {getattr(self, f.name)!r}; wanted: {wanted.__name__}")
+        texts = ("name", "file", "sha256", "model", "licence", "description")
+        for name, wanted in [(name, str) for name in texts] + [
+            (name, dict) for name in ("options", "recipe", "strength", "metrics")
+        ]:
+            if not isinstance(getattr(self, name), wanted):
+                raise WeightsError(f"{name} of the card is {getattr(self, name)!r}; wanted: {wanted.__name__}")
         numbers = (*self.strength, *self.strength.values())
         if not all(type(n) in (int, float) and n > 0 for n in numbers):
             raise WeightsError(f"strength of the card is {self.strength}; wanted: ratio: share, both above 0")
@@ -143,9 +143,8 @@ def save_weights(network: torch.nn.Module, path: Path, **about: Any) -> Card:
     data = safetensors.torch.save(state)
     path.parent.mkdir(parents=True, exist_ok=True)
     card = Card(name=path.stem, file=path.name, sha256=hashlib.sha256(data).hexdigest(), **about)
-    entries = {**dataclasses.asdict(card), "ratios": list(card.ratios)}
     write_atomically(path, data)
-    write_atomically(path.with_suffix(".yaml"), yaml.safe_dump(entries, sort_keys=False).encode())
+    write_atomically(path.with_suffix(".yaml"), yaml.safe_dump(dataclasses.asdict(card), sort_keys=False).encode())
     return card
 
 

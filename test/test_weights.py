@@ -150,6 +150,10 @@ def test_missing_files_are_named(saved: Path, tmp_path: Path) -> None:
         ({"options": {"n1": 8, "n2": "8"}}, "n2 is '8'; wanted: int"),
         ({"options": {**SMALL, "guided": "no"}}, "guided is 'no'; wanted: bool"),
         ({"options": {8: "n1"}}, "no option 8"),
+        ({"ratios": 8}, "ratios of the card are 8; wanted: [smallest, largest]"),
+        ({"ratios": [8, 1]}, "ratios of the card are [8, 1]; wanted: [smallest, largest]"),
+        ({"ratios": [0.5, 1]}, "ratios of the card are [0.5, 1]; wanted: [smallest, largest], both at least 1"),
+        ({"ratios": [1, "16"]}, "ratios of the card are [1, '16']"),
     ],
     ids=str,
 )
@@ -244,6 +248,22 @@ def test_a_published_checkpoint_is_imported_unchanged(
     if model.options.guided:
         assert loaded.options == model.options
     assert torch.equal(outputs(loaded), outputs(model))
+
+
+@pytest.mark.parametrize(("ratio", "ratios"), [(None, (1.0, 16.0)), (8.0, (8.0, 8.0))])
+def test_an_import_may_name_the_ratio_of_its_training(
+    make_model: MakeModel, tmp_path: Path, ratio: float | None, ratios: tuple[float, float]
+) -> None:
+    torch.save(published(make_model(published_grid=True)), tmp_path / "FDKN_small")
+    import_checkpoint(tmp_path / "FDKN_small", tmp_path / "imported.safetensors", ratio)
+    assert load_model(str(tmp_path / "imported.safetensors"))[1].ratios == ratios
+
+
+def test_an_import_for_a_ratio_below_one_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
+    torch.save(published(make_model(published_grid=True)), tmp_path / "FDKN_small")
+    with pytest.raises(WeightsError, match="both at least 1"):
+        import_checkpoint(tmp_path / "FDKN_small", tmp_path / "imported.safetensors", 0.5)
+    assert not list(tmp_path.glob("imported*"))
 
 
 class Malicious:
