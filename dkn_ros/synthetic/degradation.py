@@ -102,7 +102,8 @@ def degrade(
     """What `camera` reports of a scene.
 
     depth: HxW metres, NaN where nothing is known.  rgb: HxWx3, for what depends on a surface's brightness; without it
-    every surface is grey.  Returns (H / factor)x(W / factor) metres, rounded down, with NaN for invalid.
+    every surface is grey.  Returns (H / factor)x(W / factor) metres, rounded down, with NaN for invalid;
+    HxW if the camera registers it.
     """
     luminance = np.full_like(depth, 0.5) if rgb is None else guidance_image(rgb)[0]
     noisy = _measured(depth, camera, luminance, rng)
@@ -120,7 +121,10 @@ def degrade(
     # A small crop can lie wholly in a blob; a frame without depth teaches nothing.
     result = low if hole.all() else np.where(hole, np.float32(np.nan), low)
     if camera.registered:
-        return sensor.registered(result, depth.shape[1], depth.shape[0], camera.registered)
+        full = np.full(depth.shape, np.nan, np.float32)
+        height, width = (_covered(*sizes) for sizes in zip(depth.shape, camera.factors[::-1], strict=True))
+        full[:height, :width] = sensor.registered(result, width, height, camera.registered)
+        return full
     return result
 
 
@@ -149,12 +153,12 @@ def lower(
     part = 0.5 if method == "box" else 1.0
     share = _block_means(known.astype(np.float32), (height, width), (pitch_y, pitch_x), part)
     if method == "bicubic":
-        cut = depth[: round(height * pitch_y), : round(width * pitch_x)]
+        cut = depth[: _covered(depth.shape[0], factor_y), : _covered(depth.shape[1], factor)]
         # Bicubic reaches beyond its block, so unknown pixels need values that do not spoil their neighbours'.
-        low = resample(fill_holes(cut)[0] if known.any() else cut, width, height)
+        low = resample(cut if np.isnan(cut).all() else fill_holes(cut)[0], width, height)
     else:
         total = _block_means(np.where(known, depth, np.float32(0)), (height, width), (pitch_y, pitch_x), part)
-        low = total / np.maximum(share, 1e-6)
+        low = np.asarray(total / np.maximum(share, 1e-6), np.float32)
     return np.where(share < 0.5 - 1e-6, np.float32(np.nan), low).astype(np.float32)
 
 
@@ -162,6 +166,12 @@ def _grid(size: int, factor: float) -> tuple[int, float]:
     """Number of pixels that `size` pixels become, and how many of the old ones each covers."""
     count = max(1, int(size / factor + 1e-6))
     return count, factor if factor == int(factor) else size / count
+
+
+def _covered(size: int, factor: float) -> int:
+    """How many of `size` pixels are not cut."""
+    count, pitch = _grid(size, factor)
+    return round(count * pitch)
 
 
 def _picked(count: int, pitch: float, phase: float) -> NDArray[np.intp]:

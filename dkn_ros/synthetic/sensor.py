@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dkn_ros.preprocess import fill_holes
+
 FloatImage = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -24,30 +26,36 @@ BASELINE = 0.075
 FARTHEST = 20.0
 """Metres; a device reports nothing beyond, and noise must not make it."""
 STEEPEST = np.deg2rad(82.0)
-"""Angles are cut here: at a depth edge the gradient says 90 degrees, where the models go to infinity."""
+"""Noise grows no further beyond: at a depth edge the gradient says 90 degrees, where the model goes to infinity."""
 
 
 def surface_angle(depth: FloatImage, focal_length: float = FOCAL_LENGTH) -> FloatImage:
-    """Angle between the surface's normal and the line of sight in radians, 0 to STEEPEST, HxW."""
+    """Angle between the surface's normal and the line of sight in radians, 0 to pi / 2, HxW.
+
+    Exact for a pixel in the middle of the view; a crop does not know how far from there it lies.
+    """
     known = np.nan_to_num(depth)
     slope = np.hypot(cv2.Sobel(known, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(known, cv2.CV_32F, 0, 1, scale=1 / 8))
-    angle = np.arctan(np.float32(focal_length) * slope / np.maximum(known, np.float32(1e-3)))
-    return np.minimum(angle, np.float32(STEEPEST))
+    return np.arctan(np.float32(focal_length) * slope / np.maximum(known, np.float32(1e-3)))
 
 
 def steepness(angle: FloatImage) -> FloatImage:
     """theta^2 / (pi/2 - theta)^2, the growth of axial noise with the angle [2, equation 4]."""
+    angle = np.minimum(angle, np.float32(STEEPEST))
     return np.square(angle / (np.float32(np.pi / 2) - angle))
 
 
 def grained_noise(shape: tuple[int, ...], grain: float, rng: np.random.Generator) -> FloatImage:
     """Normal noise of unit variance whose neighbours agree over about `grain` pixels, as matching windows make it."""
-    noise = rng.standard_normal(shape, dtype=np.float32)
     if grain <= 0:
-        return noise
-    blurred = cv2.GaussianBlur(noise, (0, 0), grain)
-    # A Gaussian window of that width leaves this share of white noise's deviation.
-    return np.asarray(blurred * np.float32(max(1.0, 2 * np.sqrt(np.pi) * grain)), np.float32)
+        return rng.standard_normal(shape, dtype=np.float32)
+    # Wider by the reach of the window: at the border of the noise it would count the same values twice.
+    reach = int(np.ceil(4 * grain))
+    noise = rng.standard_normal([size + 2 * reach for size in shape], dtype=np.float32)
+    window = cv2.getGaussianKernel(2 * reach + 1, grain)
+    blurred = cv2.sepFilter2D(noise, cv2.CV_32F, window, window)[reach:-reach, reach:-reach]
+    # A window leaves this share of white noise's deviation for each axis: the root of its squares' sum.
+    return np.asarray(blurred / np.float32(np.sum(window**2)), np.float32)
 
 
 def lateral_jitter(depth: FloatImage, deviation: float | FloatImage, rng: np.random.Generator) -> FloatImage:
@@ -100,18 +108,27 @@ def flying_pixels(depth: FloatImage, share: float, rng: np.random.Generator) -> 
 
 
 def shifted(depth: FloatImage, x: float, y: float) -> FloatImage:
-    """The image that a camera calibrated `x`, `y` pixels wrong delivers: content moves right and down."""
+    """The image that a camera calibrated `x`, `y` pixels wrong delivers: content moves right and down.
+
+    Exact to 1/64 pixel.  Holes move by whole pixels and keep their size.
+    """
+    hole = np.isnan(depth)
+    if hole.all():
+        return depth
     move = np.array([[1, 0, x], [0, 1, y]], np.float64)
     size = (depth.shape[1], depth.shape[0])
-    moved = cv2.warpAffine(depth, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(moved, np.float32)
+    # Linear interpolation would spread a NaN to all pixels around it.
+    filled, border = fill_holes(depth)[0], cv2.BORDER_REPLICATE
+    moved = cv2.warpAffine(filled, move, size, flags=cv2.INTER_LINEAR, borderMode=border)
+    gone = cv2.warpAffine(hole.astype(np.uint8), move, size, flags=cv2.INTER_NEAREST, borderMode=border)
+    return np.where(gone > 0, np.float32(np.nan), moved).astype(np.float32, copy=False)
 
 
 def wobbled(depth: FloatImage, amplitude: float, grain: float, rng: np.random.Generator) -> FloatImage:
     """Edges that wander by `amplitude` pixels over some `grain` pixels: matching windows know no outline [1, 4]."""
-    y, x = np.indices(depth.shape, dtype=np.float32)
-    x = x + np.float32(amplitude) * grained_noise(depth.shape, grain, rng)
-    y = y + np.float32(amplitude) * grained_noise(depth.shape, grain, rng)
+    across, down = (np.float32(amplitude) * grained_noise(depth.shape, grain, rng) for _ in range(2))
+    rows, columns = np.indices(depth.shape, dtype=np.float32)
+    x, y = np.asarray(columns + across, np.float32), np.asarray(rows + down, np.float32)
     moved = cv2.remap(depth, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, np.float32)
 
