@@ -117,7 +117,9 @@ def _full_pass(pipeline: Pipeline, rgb: NDArray[np.uint8], depth: NDArray) -> _P
     if np.isnan(metres).all():
         raise ValueError("depth holds no valid pixel, so no pixel can be explained; wanted: at least one")
     guidance, target = pipeline.prepare(rgb, metres, pipeline.guess(rgb, metres))
-    return _Pass(target, *pipeline.kernels(guidance, target.image, target.validity, StageClock(pipeline.device)))
+    padded, *heads = pipeline.heads(guidance, target.image, target.validity, StageClock(pipeline.device))
+    with torch.inference_mode():
+        return _Pass(target, padded, *pipeline.model.kernels(*heads))
 
 
 @torch.inference_mode()

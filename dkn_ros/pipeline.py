@@ -24,8 +24,8 @@ from torch import Tensor
 
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import to_metres
-from dkn_ros.device import available_cores, has_amx, resolve_device, resolve_precision, resolve_threads
-from dkn_ros.models.fdkn import pad
+from dkn_ros.device import available_cores, bfloat16_gain, resolve_device, resolve_precision, resolve_threads
+from dkn_ros.models.fdkn import Heads, pad
 from dkn_ros.preprocess import (
     Target,
     check_rgb,
@@ -87,9 +87,9 @@ class Pipeline:
     def __init__(self, config: PipelineConfig | None = None) -> None:
         self.config = config or PipelineConfig()
         self.device = resolve_device(self.config.device, torch.cuda.is_available())
-        self.precision = resolve_precision(self.config.precision, self.device, has_amx())
         self.threads = resolve_threads(self.config.threads, available_cores())
         torch.set_num_threads(self.threads)
+        self.precision = resolve_precision(self.config.precision, self.device, bfloat16_gain)
         self.model, self.card = load_model(self.config.weights)
         for tower in (self.model.guidance, self.model.target):
             if tower is not None:
@@ -201,12 +201,12 @@ class Pipeline:
         return self.enhance(rgb, depth).timings["whole"]
 
     @torch.inference_mode()
-    def kernels(
+    def heads(
         self, guidance: FloatImage, target: FloatImage, validity: FloatImage, clock: StageClock
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the network makes of guidance CxHxW, target and validity HxW in 0..1: how to filter the target.
+    ) -> tuple[Tensor, Heads | None, Heads]:
+        """What both towers make of guidance CxHxW, target and validity HxW in 0..1.
 
-        Returns the target 1x1xH'xW', padded to whole strides, weights 1xNxH'xW' and offsets 1x2NxH'xW'.
+        Returns the target 1x1xH'xW', padded to whole strides, and the heads of the guidance and of the target tower.
         """
         model = self.model
         with clock.stage("guidance"):
@@ -216,17 +216,15 @@ class Pipeline:
         with clock.stage("target"):
             padded = pad(self._tensor(target[None, None]))
             seen = pad(self._tensor(validity[None, None])) if model.options.validity else None
-            target_heads = model.target(model.target_input(padded, seen).to(self.precision))
-        with clock.stage("kernels"):
-            return padded, *model.kernels(guidance_heads, target_heads)
+            return padded, guidance_heads, model.target(model.target_input(padded, seen).to(self.precision))
 
     @torch.inference_mode()
     def _filter(self, guidance: FloatImage, target: FloatImage, validity: FloatImage, clock: StageClock) -> FloatImage:
         """Guidance CxHxW, target and validity HxW in 0..1 -> the filtered target HxW."""
         numba.set_num_threads(min(self.threads, _NUMBA_POOL))  # numba keeps the number for each thread that asks
-        padded, weight, offset = self.kernels(guidance, target, validity, clock)
+        heads = self.heads(guidance, target, validity, clock)
         with clock.stage("average"):
-            result = self.model.average(padded, weight, offset)
+            result = self.model.filter(*heads)
             return result[0, 0, : target.shape[0], : target.shape[1]].float().cpu().numpy()
 
     def _tensor(self, array: FloatImage) -> Tensor:

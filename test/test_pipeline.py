@@ -22,7 +22,7 @@ from dkn_ros.weights import WeightsError, save_weights
 FloatImage = NDArray[np.float32]
 MakePipeline = Callable[..., Pipeline]
 
-STAGES = ["preprocess", "fill", "guidance", "target", "kernels", "average", "postprocess"]
+STAGES = ["preprocess", "fill", "guidance", "target", "average", "postprocess"]
 HEIGHT, WIDTH = 48, 64
 
 

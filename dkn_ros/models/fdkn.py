@@ -12,7 +12,7 @@ the target and how to weigh the samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from dkn_ros.sampling import WINDOW, deformable_average
 
 STRIDE = 4
+Heads = tuple[Tensor, Tensor]
+"""What a tower predicts, see `Tower.forward`."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class FDKNOptions:
     validity: bool = False
     """The target tower also sees where depth was measured and how densely, see `preprocess.graded_validity`."""
     published_grid: bool = False
-    """Sample where the authors' published code samples, see `_published_offset`; for their checkpoints."""
+    """Sample where the authors' published code samples, see `sampling_grid`; for their checkpoints."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -75,7 +77,7 @@ class Tower(nn.Module):
         self.conv_weight = nn.Conv2d(channels, kernel_size**2 * subpixels, 1)
         self.conv_offset = nn.Conv2d(channels, 2 * kernel_size**2 * subpixels, 1)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> Heads:
         """BxCxHxW, H and W multiples of 4 -> weights Bx16NxH/4xW/4 in 0..1, offsets Bx32NxH/4xW/4 in pixels."""
         x = F.pixel_unshuffle(image, STRIDE)
         x = F.relu(self.conv1_bn(self.conv1(x)))
@@ -129,8 +131,23 @@ class FDKN(nn.Module):
             guidance_heads = self.guidance(pad(guidance))
         target = pad(target)
         target_heads = self.target(self.target_input(target, None if validity is None else pad(validity)))
-        weight, offset = self.kernels(guidance_heads, target_heads)
-        return self.average(target, weight, offset)[..., :height, :width]
+        return self.filter(target, guidance_heads, target_heads)[..., :height, :width]
+
+    def filter(self, target: Tensor, guidance_heads: Heads | None, target_heads: Heads) -> Tensor:
+        """`average` of `kernels`; without gradients and on a CPU in one compiled pass over the heads, as they are."""
+        if target.device.type != "cpu" or torch.is_grad_enabled():
+            return self.average(target, *self.kernels(guidance_heads, target_heads))
+        from dkn_ros.sampling import fused  # numba loads LLVM: only for those who use it
+
+        base, scale = sampling_grid(self.options)
+        out = torch.empty_like(target, dtype=torch.float32)
+        for b in range(len(target)):
+            guidance = None if guidance_heads is None else (guidance_heads[0][b], guidance_heads[1][b])
+            image, heads = target[b, 0].float().numpy(), (target_heads[0][b], target_heads[1][b])
+            fused.average_of_heads(
+                image, guidance, heads, self.options.residual, base.numpy(), scale, out[b, 0].numpy()
+            )
+        return out
 
     def target_input(self, target: Tensor, validity: Tensor | None) -> Tensor:
         """The target tower's input from padded images."""
@@ -140,9 +157,7 @@ class FDKN(nn.Module):
             raise ValueError("these weights were trained with a validity image; wanted: validity Bx1xHxW")
         return torch.cat((target, validity), dim=1)
 
-    def kernels(
-        self, guidance_heads: tuple[Tensor, Tensor] | None, target_heads: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def kernels(self, guidance_heads: Heads | None, target_heads: Heads) -> tuple[Tensor, Tensor]:
         """Weights BxNxHxW and offsets Bx2NxHxW, float32, from the heads of both towers (equations 5 to 7)."""
         weight, offset = target_heads
         if guidance_heads is not None:
@@ -154,7 +169,9 @@ class FDKN(nn.Module):
         else:
             weight = F.normalize(weight, p=1.0, dim=1)
         if self.options.published_grid:
-            offset = _published_offset(offset, self.options.kernel_size)
+            base, scale = sampling_grid(self.options)
+            regular, _ = sampling_grid(replace(self.options, published_grid=False))
+            offset = offset * scale + (base - regular).to(offset.device).view(1, -1, 1, 1)
         return weight, offset
 
     def average(self, target: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
@@ -175,16 +192,15 @@ def _bias(layer: nn.Conv2d) -> Tensor:
     return layer.bias
 
 
-def _published_offset(offset: Tensor, kernel_size: int) -> Tensor:
-    """Offsets that make `deformable_average` sample where the authors' code samples.
+def sampling_grid(options: FDKNOptions) -> tuple[Tensor, float]:
+    """Where a kernel's elements lie before their offsets, Nx2 (x, y) in pixels, and what an offset of 1 adds.
 
-    Their code puts kernel element a at index a + 7 of the 15 pixel wide patch, scales indices by 2 / 15 to -1..1 and
-    samples with align_corners=True, which maps them back by 14 / 2: the position relative to the pixel, at index 7, is
-    (a + 7 + offset) * 14 / 15 - 7, while ours is a - k // 2 + offset.
+    The authors' published code puts kernel element a at index a + 7 of the 15 pixel wide patch, scales indices by
+    2 / 15 to -1..1 and samples with align_corners=True, which maps them back by 14 / 2: the position relative to the
+    pixel, at index 7, is (a + 7 + offset) * 14 / 15 - 7, while ours is a - k // 2 + offset.
     """
-    scale = (WINDOW - 1) / WINDOW
-    a = torch.arange(kernel_size, device=offset.device, dtype=offset.dtype)
-    shift = (a + WINDOW // 2) * scale - WINDOW // 2 - (a - kernel_size // 2)
-    x = shift.repeat_interleave(kernel_size)
-    y = shift.repeat(kernel_size)
-    return offset * scale + torch.stack((x, y), dim=1).view(1, -1, 1, 1)
+    size = options.kernel_size
+    a = torch.arange(size, dtype=torch.float32)
+    scale = (WINDOW - 1) / WINDOW if options.published_grid else 1.0
+    place = (a + WINDOW // 2) * scale - WINDOW // 2 if options.published_grid else a - size // 2
+    return torch.stack((place.repeat_interleave(size), place.repeat(size)), dim=1), scale
