@@ -93,7 +93,7 @@ class PipelineConfig(Settings):
     device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto takes CUDA where there is one")
     precision: str = setting(
         "auto",
-        "number type of the feature towers; auto takes bfloat16 on CUDA and on CPUs with AMX, else float32",
+        "number type of the feature towers; auto takes bfloat16 on CUDA and on CPUs that gain by it, else float32",
         choices=("auto", "float32", "bfloat16"),
     )
     threads: int = setting(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dkn_ros.device import available_cores, has_amx, resolve_device, resolve_precision, resolve_threads
+from dkn_ros.device import available_cores, bfloat16_gain, resolve_device, resolve_precision, resolve_threads
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,18 @@ def test_refuses_names_of_no_device(requested: str, cuda_available: bool) -> Non
         resolve_device(requested, cuda_available)
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_precision(amx: bool) -> None:
+@pytest.mark.parametrize(("gain", "wanted"), [(2.5, torch.bfloat16), (1.1, torch.float32), (0.1, torch.float32)])
+def test_precision(gain: float, wanted: torch.dtype) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert resolve_precision("auto", cuda, amx) == torch.bfloat16
-    assert resolve_precision("auto", cpu, amx) == (torch.bfloat16 if amx else torch.float32)
+    assert resolve_precision("auto", cpu, lambda: gain) == wanted
+    assert resolve_precision("auto", cuda, _unasked) == torch.bfloat16
     for device in (cpu, cuda):
-        assert resolve_precision("float32", device, amx) == torch.float32
-        assert resolve_precision("bfloat16", device, amx) == torch.bfloat16
+        assert resolve_precision("float32", device, _unasked) == torch.float32
+        assert resolve_precision("bfloat16", device, _unasked) == torch.bfloat16
+
+
+def _unasked() -> float:
+    raise AssertionError("measured where nothing depends on it")
 
 
 @pytest.mark.parametrize(
@@ -56,4 +60,4 @@ def test_threads(requested: int, cores: int, threads: int) -> None:
 
 def test_facts_of_this_machine_have_their_types() -> None:
     assert available_cores() >= 1
-    assert isinstance(has_amx(), bool)
+    assert 0.001 < bfloat16_gain() < 1000 and bfloat16_gain() == bfloat16_gain()
