@@ -17,6 +17,7 @@ from dkn_ros.config import DemoConfig, PipelineConfig, Settings, settings_of
 
 ENHANCE_FLAGS = ("weights", "device", "precision", "threads", "min_depth", "max_depth", "fill_distance")
 EVALUATE_FLAGS = ("device", "precision", "threads")
+BENCHMARK_FLAGS = ("weights", "device", "threads")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -128,6 +129,28 @@ def _evaluate(given: argparse.Namespace) -> int:
     return 0
 
 
+def _benchmark(given: argparse.Namespace) -> int:
+    from dkn_ros.benchmark.report import machine, plot, table
+    from dkn_ros.benchmark.run import Plan, read_precisions, read_sizes, run
+
+    for file in (given.json, given.plot):  # before the work, not after it
+        if file and not Path(file).parent.is_dir():
+            raise ValueError(f"no folder {Path(file).parent} for {file}; make it first")
+    if given.plot and Path(given.plot).suffix != ".png":
+        raise ValueError(f"plot is {given.plot}; wanted: a name that ends with .png")
+    config = _settings(PipelineConfig, BENCHMARK_FLAGS, given)
+    sizes, precisions = read_sizes(given.sizes), read_precisions(given.precisions)
+    document = run(Plan(sizes, config, precisions, given.factor, given.frames, given.reference))
+    document["command"] = shlex.join(["dkn", *given.arguments])
+    document["machine"] = machine(document["device"], document["threads"])
+    print(table(document))
+    if given.json:
+        Path(given.json).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if given.plot:
+        plot(document, Path(given.plot))
+    return 0
+
+
 def _train(given: argparse.Namespace) -> int:
     from dkn_ros.training import Trainer, read_recipe
 
@@ -225,6 +248,29 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", metavar="FILE", help="write everything that was measured there")
     evaluate.add_argument("--pictures", metavar="DIR", help="draw the worst frame of every table there")
     _add_flags(evaluate, PipelineConfig, EVALUATE_FLAGS)
+
+    benchmark = _command(commands, "benchmark", "measure time and memory of a frame on this machine", _benchmark)
+    sizes = "320x240,640x480,1280x720,1920x1080"
+    benchmark.add_argument("--sizes", default=sizes, metavar="WxH,...", help=f"sizes of the colour image ({sizes})")
+    benchmark.add_argument(
+        "--precisions",
+        default="auto",
+        metavar="TYPE,...",
+        help="number types of the feature towers: float32, bfloat16, auto; auto is what the pipeline takes here (auto)",
+    )
+    benchmark.add_argument(
+        "--frames", type=int, default=0, metavar="N", help="frames at each size; 0: as many as take some seconds (0)"
+    )
+    benchmark.add_argument("--factor", type=int, default=4, metavar="N", help="ratio of colour to depth size (4)")
+    benchmark.add_argument(
+        "--reference",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also time the way of the authors' published code, in turns with the pipeline (yes)",
+    )
+    benchmark.add_argument("--json", metavar="FILE", help="write everything that was measured there")
+    benchmark.add_argument("--plot", metavar="FILE.png", help="draw time against pixels there")
+    _add_flags(benchmark, PipelineConfig, BENCHMARK_FLAGS)
 
     train = _command(commands, "train", "train weights by a recipe; goes on where it was interrupted", _train)
     train.add_argument("recipe", metavar="CONFIG", help="YAML with fields of TrainingConfig, such as weights/fdkn.yaml")

@@ -117,9 +117,10 @@ def _full_pass(pipeline: Pipeline, rgb: NDArray[np.uint8], depth: NDArray) -> _P
     if np.isnan(metres).all():
         raise ValueError("depth holds no valid pixel, so no pixel can be explained; wanted: at least one")
     guidance, target = pipeline.prepare(rgb, metres, pipeline.guess(rgb, metres))
-    padded, *heads = pipeline.heads(guidance, target.image, target.validity, StageClock(pipeline.device))
+    clock = StageClock(pipeline.device)
+    padded, guidance_heads, target_heads = pipeline.heads(guidance, target.image, target.validity, clock)
     with torch.inference_mode():
-        return _Pass(target, padded, *pipeline.model.kernels(*heads))
+        return _Pass(target, padded, *pipeline.model.kernels(guidance_heads, target_heads))
 
 
 @torch.inference_mode()

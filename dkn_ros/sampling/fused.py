@@ -34,7 +34,7 @@ SUBPIXELS = STRIDE * STRIDE
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _from_bfloat16(_context, bits):  # type: ignore[no-untyped-def]
     """float32 from the 16 bits of a bfloat16: the upper half of the same number."""
 
@@ -50,10 +50,10 @@ def _number(value: Any) -> Any:
     raise NotImplementedError  # compiled code only
 
 
-@overload(_number, inline="always")  # type: ignore[untyped-decorator]
+@overload(_number, inline="always")
 def _(value):  # type: ignore[no-untyped-def]
     if value == types.uint16:
-        return lambda value: _from_bfloat16(value)
+        return lambda value: _from_bfloat16(value)  # type: ignore[call-arg]
     return lambda value: value
 
 
@@ -146,8 +146,8 @@ def average_of_heads(
     rows, columns = target[0].shape[-2:]
     padded = np.zeros((STRIDE * rows + 2 * MARGIN, STRIDE * columns + 2 * MARGIN), np.float32)
     padded[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = depth
-    heads = [_channels_last(head) for head in (*(guidance or target), *target)]
-    _average(padded, *heads, guidance is not None, residual, base, np.float32(scale), out)
+    gw, go, tw, to = (_channels_last(head) for head in (*(guidance or target), *target))
+    _average(padded, gw, go, tw, to, guidance is not None, residual, base, np.float32(scale), out)
 
 
 def _channels_last(head: Tensor) -> NDArray[Any]:

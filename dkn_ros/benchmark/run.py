@@ -1,0 +1,265 @@
+"""How long a frame takes and how much memory, stage by stage, and how many times less than the published way.
+
+Frames of the package's own scene, their depth made smaller, go through `Pipeline.enhance`.  Whatever is compared takes
+turns on the same frames in the same process: a machine that gets slower or faster meanwhile does so for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dkn_ros.benchmark.memory import DoesNotFitError, Peak, measure
+from dkn_ros.benchmark.published import Published, bytes_available, bytes_needed
+from dkn_ros.benchmark.timing import Contender, Run, View, race, spread, views
+from dkn_ros.config import PipelineConfig
+from dkn_ros.depth import to_metres
+from dkn_ros.models.classical import BASELINES, ximgproc
+from dkn_ros.models.fdkn import pad
+from dkn_ros.pipeline import Pipeline
+from dkn_ros.sampling import WINDOW, deformable_average, published, reference
+
+CLASSICAL = ("guided", "fgs")
+AVERAGE_SIZE = (640, 480)
+PRECISIONS = ("auto", "float32", "bfloat16")
+LEAST_SIDE, MOST_SIDE = 32, 8192
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure."""
+
+    sizes: tuple[tuple[int, int], ...]
+    """Width and height of the colour images."""
+    config: PipelineConfig = field(default_factory=PipelineConfig)
+    """Weights, device and threads; its precision is not looked at."""
+    precisions: tuple[str, ...] = ("auto",)
+    factor: int = 4
+    """How many times smaller the depth is, per axis."""
+    frames: int = 0
+    """At each size; 0: as many as take some seconds."""
+    reference: bool = True
+    """Whether to run the published way too."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.factor <= 16:
+            raise ValueError(f"factor is {self.factor}; wanted: 1 to 16")
+        if self.frames < 0:
+            raise ValueError(f"frames is {self.frames}; wanted: 1 or more, or 0 for as many as take some seconds")
+
+
+def read_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """`640x480,320x240` -> widths and heights, the smallest first; ValueError for anything else."""
+    sizes = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,5})x(\d{1,5})\s*", part)
+        if not match or not all(LEAST_SIDE <= int(side) <= MOST_SIDE for side in match.groups()):
+            wanted = f"WIDTHxHEIGHT of {LEAST_SIDE} to {MOST_SIDE} pixels each, separated by commas"
+            raise ValueError(f"size is {part!r}; wanted: {wanted}, such as 640x480")
+        sizes.add((int(match[1]), int(match[2])))
+    return tuple(sorted(sizes, key=lambda size: size[0] * size[1]))
+
+
+def read_precisions(text: str) -> tuple[str, ...]:
+    """`float32,bfloat16` or `auto` -> the names; ValueError for an unknown one."""
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in PRECISIONS:
+            raise ValueError(f"precision is {name!r}; wanted: {', '.join(PRECISIONS)}")
+    return names
+
+
+def run(plan: Plan) -> dict[str, Any]:
+    """Measure; returns `results` (one for each size and precision), `average`, `classical` and notes, for JSON.
+
+    Raises ValueError for a device that is not there, WeightsError for weights, DoesNotFitError if the pipeline itself
+    finds too little memory for a size.
+    """
+    pipelines = _pipelines(plan)
+    device = pipelines[0].device
+    missing = _classical_missing()
+    document: dict[str, Any] = {
+        "factor": plan.factor, "weights": plan.config.weights, "device": str(device), "threads": pipelines[0].threads,
+        "memory_method": "", "results": [], "average": {}, "classical": [], "classical_missing": missing,
+    }  # fmt: skip
+    opencv_threads = cv2.getNumThreads()
+    cv2.setNumThreads(pipelines[0].threads)  # what a contender does with OpenCV gets the threads of all the others
+    try:
+        for width, height in plan.sizes:
+            with tqdm(desc=f"{width}x{height}", unit="frame", leave=False) as bar:
+                _measure_size(plan, pipelines, width, height, document, bar)
+        with tqdm(desc="deformable average", unit="frame", leave=False) as bar:
+            document["average"] = average_alone(pipelines[0], plan, bar)
+    finally:
+        cv2.setNumThreads(opencv_threads)
+    _add_linearity(document["results"])
+    return document
+
+
+def _pipelines(plan: Plan) -> list[Pipeline]:
+    found: dict[torch.dtype, Pipeline] = {}
+    for name in plan.precisions:
+        pipeline = Pipeline(dataclasses.replace(plan.config, precision=name))
+        found.setdefault(pipeline.precision, pipeline)
+    return list(found.values())
+
+
+def _precision(pipeline: Pipeline) -> str:
+    return str(pipeline.precision).removeprefix("torch.")
+
+
+def _classical_missing() -> str | None:
+    try:
+        ximgproc()
+    except ValueError:
+        return "no ximgproc in this OpenCV: guided filter and fast global smoother were not timed"
+    return None
+
+
+def _measure_size(
+    plan: Plan, pipelines: Sequence[Pipeline], width: int, height: int, document: dict[str, Any], bar: tqdm
+) -> None:
+    """Everything at one size; adds to `results` and `classical` of the document."""
+    device, given = pipelines[0].device, views(width, height, plan.factor)
+    bar.set_postfix_str("memory")
+    peaks = [_peak(pipeline, given[0]) for pipeline in pipelines]
+    document["memory_method"] = peaks[0].method
+    reference_peak, note = _reference_peak(plan, pipelines[0], given[0], width, height)
+    bar.set_postfix_str("")
+
+    ours = [Contender(_enhancing(pipeline)) for pipeline in pipelines]
+    known = Published(pipelines[0]) if reference_peak else None
+    theirs = [Contender(_publishing(known), aside=True)] if known else []
+    classical = {} if document["classical_missing"] else {name: _classical(name) for name in CLASSICAL}
+    race([*ours, *theirs, *classical.values()], given, device, plan.frames, bar)
+
+    reference_frames = len(theirs[0].milliseconds) if theirs else 0
+    reference_ms = {"median": theirs[0].whole["median"]} if theirs else None
+    for pipeline, contender, peak in zip(pipelines, ours, peaks, strict=True):
+        contender.stages.pop("whole", None)
+        stages = {name: spread(values) for name, values in contender.stages.items()}
+        document["results"].append({
+            "width": width, "height": height, "device": str(device), "precision": _precision(pipeline),
+            "threads": pipeline.threads, "frames": len(contender.milliseconds), "whole_ms": contender.whole,
+            "stages_ms": {name: found["median"] for name, found in stages.items()}, "stages_spread_ms": stages,
+            "reference_ms": reference_ms, "reference_frames": reference_frames, "reference_note": note,
+            "speedup": reference_ms["median"] / contender.whole["median"] if reference_ms else None,
+            "difference_mm": _difference(pipeline, known, given[0]) if known else None,
+            "peak_mb": peak.megabytes, "reference_peak_mb": reference_peak.megabytes if reference_peak else None,
+        })  # fmt: skip
+    for name, contender in classical.items():
+        entry = {"width": width, "height": height, "method": name, "whole_ms": contender.whole}
+        document["classical"].append(entry | {"frames": len(contender.milliseconds)})
+
+
+def _peak(pipeline: Pipeline, view: View) -> Peak:
+    config = dataclasses.replace(pipeline.config, precision=_precision(pipeline))  # auto, resolved once
+    try:
+        return measure(config, view.rgb, view.depth)
+    except DoesNotFitError as error:
+        height, width = view.rgb.shape[:2]
+        raise DoesNotFitError(f"{width}x{height} does not fit in memory ({error}); leave it out of --sizes") from error
+
+
+def _reference_peak(plan: Plan, pipeline: Pipeline, view: View, width: int, height: int) -> tuple[Peak | None, str]:
+    """The peak of the published way, or None and why it is not run."""
+    if not plan.reference:
+        return None, "not asked for"
+    needed, available = bytes_needed(width, height, pipeline.model), bytes_available(pipeline.device)
+    if available is not None and needed > available:
+        return None, f"needs {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free"
+    config = dataclasses.replace(pipeline.config, precision=_precision(pipeline))
+    try:
+        return measure(config, view.rgb, view.depth, reference=True), ""
+    except DoesNotFitError as error:
+        return None, f"does not fit in memory: {error}"
+
+
+def _difference(pipeline: Pipeline, known: Published, view: View) -> dict[str, float]:
+    """Millimetres between the pipeline's result and that of the published way: both do the same work, or should."""
+    difference = np.abs(pipeline.enhance(view.rgb, view.depth).depth - known.enhance(view.rgb, view.depth))
+    return {"p99": 1e3 * float(np.nanpercentile(difference, 99)), "max": 1e3 * float(np.nanmax(difference))}
+
+
+def _enhancing(pipeline: Pipeline) -> Run:
+    return lambda view: pipeline.enhance(view.rgb, view.depth).timings
+
+
+def _publishing(known: Published) -> Run:
+    def enhanced(view: View) -> None:
+        known.enhance(view.rgb, view.depth)
+
+    return enhanced
+
+
+def _classical(name: str) -> Contender:
+    def filtered(view: View) -> None:
+        BASELINES[name](view.rgb, to_metres(view.depth))
+
+    return Contender(filtered, aside=True)
+
+
+@torch.inference_mode()
+def average_alone(pipeline: Pipeline, plan: Plan, bar: tqdm) -> dict[str, Any]:
+    """Milliseconds of the deformable average in its forms, on kernels that the network makes of a frame.
+
+    From kernels to depth as the published code, plain PyTorch and `dkn_ros.sampling` do it; and from what the towers
+    predict to depth, in plain PyTorch and as the pipeline does it.
+    """
+    model, device = pipeline.model, pipeline.device
+    width, height = AVERAGE_SIZE
+    view = views(width, height, plan.factor)[0]
+    guidance, target = pipeline.prepare(view.rgb, to_metres(view.depth), None)
+    arrays = (target.image[None, None], target.validity[None, None], guidance[None])
+    image, seen, colour = (pad(torch.from_numpy(array).to(device)) for array in arrays)
+    guidance_heads = None if model.guidance is None else model.guidance(colour.to(pipeline.precision))
+    target_heads = model.target(model.target_input(image, seen).to(pipeline.precision))
+    # Contiguous, whatever the towers leave: no form pays for a layout that it did not choose.
+    weight, offset = (kernel.contiguous() for kernel in model.kernels(guidance_heads, target_heads))
+
+    def eager() -> torch.Tensor:
+        kernels = model.kernels(guidance_heads, target_heads)
+        filtered = reference.deformable_average(image, *kernels, WINDOW)
+        return image + filtered if model.options.residual else filtered
+
+    forms: dict[str, Callable[[], torch.Tensor]] = {
+        "published": lambda: published.deformable_average(image, weight, offset, WINDOW),
+        "plain": lambda: reference.deformable_average(image, weight, offset, WINDOW),
+        "sampling": lambda: deformable_average(image, weight, offset),
+        "plain_from_heads": eager,
+        "pipeline_from_heads": lambda: model.filter(image, guidance_heads, target_heads),
+    }
+    if not plan.reference or (bytes_available(device) or 1 << 62) < bytes_needed(width, height, model):
+        del forms["published"]
+    contenders = {name: Contender(_ignoring(form), aside=True) for name, form in forms.items()}
+    race(list(contenders.values()), [view], device, plan.frames, bar)
+    median = {name: contender.whole["median"] for name, contender in contenders.items()}
+    return {
+        "width": width, "height": height, "device": str(device), "precision": _precision(pipeline),
+        "threads": pipeline.threads, "ms": median, "speedup": median["plain"] / median["sampling"],
+        "speedup_from_heads": median["plain_from_heads"] / median["pipeline_from_heads"],
+    }  # fmt: skip
+
+
+def _ignoring(form: Callable[[], torch.Tensor]) -> Run:
+    def work(_: View) -> None:
+        form()
+
+    return work
+
+
+def _add_linearity(results: list[dict[str, Any]]) -> None:
+    """Milliseconds a megapixel, and over those of the smallest size of the same precision."""
+    first: dict[str, float] = {}
+    for entry in results:
+        each = entry["whole_ms"]["median"] / (1e-6 * entry["width"] * entry["height"])
+        entry["ms_per_megapixel"] = each
+        entry["relative_per_megapixel"] = each / first.setdefault(entry["precision"], each)

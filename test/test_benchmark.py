@@ -1,0 +1,339 @@
+"""The benchmark: what it compares with is the same filter, and what it writes is complete; how fast is not tested."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dkn_ros import cli
+from dkn_ros.benchmark import memory, report, run, timing
+from dkn_ros.benchmark.published import Published, bytes_available, bytes_needed, published_filter
+from dkn_ros.config import PipelineConfig
+from dkn_ros.models import FDKN
+from dkn_ros.pipeline import Pipeline
+from dkn_ros.sampling import WINDOW, published, reference
+
+CPU: dict[str, Any] = {"device": "cpu", "threads": 1}
+SIZES = ((64, 48), (96, 80))
+SPREAD = {"median", "p95", "p99"}
+
+
+@pytest.fixture
+def pipeline(small_weights: Path) -> Pipeline:
+    return Pipeline(PipelineConfig(weights=str(small_weights), precision="float32", **CPU))
+
+
+@pytest.fixture(scope="module")
+def document(small_weights: Path) -> dict[str, Any]:
+    """A benchmark of both number types at two sizes."""
+    config = PipelineConfig(weights=str(small_weights), **CPU)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "AVERAGE_SIZE", SIZES[0])
+        found = run.run(run.Plan(SIZES, config, ("float32", "bfloat16"), frames=2))
+    return {**found, "machine": report.machine("cpu", 1)}
+
+
+# The published way
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_published_average_is_the_definition(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    depth = torch.rand(2, 1, 19, 22, generator=generator)
+    weight = torch.randn(2, size**2, 19, 22, generator=generator)
+    offset = 5 * torch.randn(2, 2 * size**2, 19, 22, generator=generator)  # some lead out of window and image
+    expected = reference.deformable_average(depth, weight, offset, WINDOW)
+    assert torch.std(expected) > 0.1
+    torch.testing.assert_close(published.deformable_average(depth, weight, offset, WINDOW), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"residual": False}, {"guided": False}, {"rgb": True, "validity": True}, {"published_grid": True},
+     {"kernel_size": 5}],
+    ids=str,
+)  # fmt: skip
+def test_published_filter_is_the_network(make_model: Any, options: dict[str, Any]) -> None:
+    model: FDKN = make_model(**options)
+    generator = torch.Generator().manual_seed(1)
+    guidance = torch.rand(1, 3 if model.options.rgb else 1, 21, 30, generator=generator)
+    target, validity = torch.rand(2, 1, 1, 21, 30, generator=generator)
+    given = (guidance if model.options.guided else None, target, validity if model.options.validity else None)
+    with torch.no_grad():
+        expected = model(*given)
+    result = published_filter(model, *given)
+    assert result.shape == target.shape
+    assert (result - target).abs().max() > 0.01  # or there is nothing to compare
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_published_frame_is_the_pipelines(pipeline: Pipeline, factor: int) -> None:
+    view = timing.views(66, 50, factor)[0]
+    expected = pipeline.enhance(view.rgb, view.depth)
+    assert expected.valid.all()
+    np.testing.assert_allclose(Published(pipeline).enhance(view.rgb, view.depth), expected.depth, atol=1e-4)
+
+
+def test_needed_memory_is_that_of_the_patches_and_more(make_model: Any) -> None:
+    model = make_model()
+    patches = 2 * 4 * WINDOW**2 * 640 * 480
+    assert patches < bytes_needed(640, 480, model) < 2 * patches
+    assert (bytes_available(torch.device("cpu")) or 0) > 1 << 20
+
+
+# Frames and contenders
+
+
+def test_views_have_no_holes_and_the_asked_sizes() -> None:
+    found = timing.views(64, 48, 4)
+    assert len(found) == timing.VIEWS
+    for view in found:
+        assert (view.rgb.shape, view.depth.shape) == ((48, 64, 3), (12, 16))
+        assert view.depth.dtype == np.uint16 and view.depth.min() > 0 and np.ptp(view.depth) > 100
+    assert (found[0].rgb != found[1].rgb).any()
+
+
+def test_contenders_take_turns() -> None:
+    calls = ""
+
+    def contender(name: str, aside: bool) -> timing.Contender:
+        def work(_: timing.View) -> dict[str, float]:
+            nonlocal calls
+            calls += name
+            return {"stage": 1.0}
+
+        return timing.Contender(work, aside)
+
+    both = [contender("a", False), contender("b", True)]
+    view = timing.View(np.zeros((1, 1, 3), np.uint8), np.ones((1, 1), np.uint16))
+    with timing.tqdm(disable=True) as bar:
+        timing.race(both, [view], torch.device("cpu"), 40, bar)
+    assert calls[:4] == "aabb"
+    assert calls[4:] == "aab" * timing.FEW[1]
+    assert [len(one.milliseconds) for one in both] == [40, 20] == [len(one.stages["stage"]) for one in both]
+
+
+def test_number_of_frames() -> None:
+    def count(milliseconds: float, frames: int, aside: bool) -> int:
+        return timing.Contender(lambda _: None, aside, [milliseconds]).count(frames)
+
+    (least, most), (few, some) = timing.FRAMES, timing.FEW
+    assert [count(ms, 0, False) for ms in (1e-3, 1e6)] == [most, least]
+    assert [count(ms, 0, True) for ms in (1e-3, 1e6)] == [some, few]
+    assert [count(1e6, 2, aside) for aside in (False, True)] == [2, 2]
+    assert [count(1e6, 50, aside) for aside in (False, True)] == [50, few]
+
+
+# Memory
+
+
+def resident(size: int) -> memory.Peak:
+    def work() -> None:
+        np.ones(size << 17).sum()  # MiB of float64
+
+    return memory.resident_peak(work)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+def test_peak_is_that_of_the_work() -> None:
+    for size in (400, 100):  # the second smaller than what came before
+        found = resident(size)
+        assert found.megabytes is not None
+        assert abs(found.megabytes - size * 1.048576) < 25
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+def test_peak_is_sampled_where_the_mark_cannot_be_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_reset_mark", lambda proc: False)
+    found = resident(400)
+    assert "millisecond" in found.method
+    assert found.megabytes is not None and 0 < found.megabytes < 450
+
+
+def test_peak_without_proc(tmp_path: Path) -> None:
+    done = []
+    found = memory.resident_peak(lambda: done.append(1), tmp_path)
+    assert found.megabytes is None and "unknown" in found.method and done == [1]
+
+
+def _die(*_: object) -> None:
+    os._exit(1)
+
+
+def _run_out(*_: object) -> None:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.\nmore")
+
+
+@pytest.mark.parametrize("failing", [_die, _run_out])
+def test_lack_of_memory_is_told(monkeypatch: pytest.MonkeyPatch, small_weights: Path, failing: Any) -> None:
+    monkeypatch.setattr(memory, "_measure_here", failing)
+    view = timing.View(np.zeros((8, 8, 3), np.uint8), np.ones((2, 2), np.uint16))
+    with pytest.raises(memory.DoesNotFitError) as raised:
+        memory.measure(PipelineConfig(weights=str(small_weights), **CPU), view.rgb, view.depth)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+# The whole
+
+
+def test_document_is_complete_and_sane(document: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    places = [(entry["width"], entry["height"], entry["precision"]) for entry in document["results"]]
+    assert places == [(*size, precision) for size in SIZES for precision in ("float32", "bfloat16")]
+    for entry in document["results"]:
+        assert (entry["device"], entry["threads"], entry["frames"]) == ("cpu", 1, 2)
+        whole = entry["whole_ms"]
+        assert set(whole) == SPREAD and 0 < whole["median"] <= whole["p95"] <= whole["p99"]
+        stages = entry["stages_ms"]
+        assert {"preprocess", "guidance", "target", "average", "postprocess"} <= set(stages)
+        assert "whole" not in stages and all(value > 0 for value in stages.values())
+        assert stages == {name: found["median"] for name, found in entry["stages_spread_ms"].items()}
+        assert entry["speedup"] == entry["reference_ms"]["median"] / whole["median"]
+        assert entry["reference_frames"] == 2 and entry["reference_note"] == ""
+        assert entry["peak_mb"] >= 0 and entry["reference_peak_mb"] > 0
+        assert entry["difference_mm"]["p99"] < (0.1 if entry["precision"] == "float32" else 100)
+        megapixels = entry["width"] * entry["height"] / 1e6
+        assert math.isclose(entry["ms_per_megapixel"] * megapixels, whole["median"])
+    assert [entry["relative_per_megapixel"] for entry in document["results"][:2]] == [1, 1]
+    assert set(document["average"]["ms"]) == {
+        "published", "plain", "sampling", "plain_from_heads", "pipeline_from_heads"
+    }  # fmt: skip
+    assert document["average"]["speedup"] > 0 and document["average"]["speedup_from_heads"] > 0
+    facts = document["machine"]
+    assert facts["cpu"] and facts["torch"] == torch.__version__ and facts["gpu"] is None
+
+
+@pytest.mark.skipif(not hasattr(cv2, "ximgproc"), reason="needs OpenCV's contrib modules")
+def test_classical_filters_are_timed(document: dict[str, Any]) -> None:
+    assert [(entry["method"], entry["width"]) for entry in document["classical"]] == [
+        ("guided", 64), ("fgs", 64), ("guided", 96), ("fgs", 96)
+    ]  # fmt: skip
+    assert all(entry["whole_ms"]["median"] > 0 for entry in document["classical"])
+
+
+def test_without_reference_and_classical_filters(
+    monkeypatch: pytest.MonkeyPatch, small_weights: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "AVERAGE_SIZE", SIZES[0])
+    monkeypatch.delattr(cv2, "ximgproc", raising=False)
+    plan = run.Plan(SIZES[:1], PipelineConfig(weights=str(small_weights), **CPU), ("float32",), 2, 1, reference=False)
+    found = {**run.run(plan), "machine": report.machine("cpu", 1)}
+    (entry,) = found["results"]
+    assert entry["reference_ms"] is entry["speedup"] is entry["reference_peak_mb"] is entry["difference_mm"] is None
+    assert found["classical"] == [] and "published" not in found["average"]["ms"]
+    text = report.table(found)
+    assert "not asked for" in text and "no ximgproc" in text
+    report.plot(found, tmp_path / "plot.png")
+
+
+def test_reference_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch, pipeline: Pipeline) -> None:
+    view = timing.views(64, 48, 4)[0]
+    plan = run.Plan(SIZES, pipeline.config)
+    monkeypatch.setattr(run, "bytes_available", lambda device: 10**6)
+    peak, note = run._reference_peak(plan, pipeline, view, 1920, 1080)
+    assert peak is None and note.endswith("0.0 GB are free")
+
+    def fail(*_: object, **__: object) -> None:
+        raise memory.DoesNotFitError("killed")
+
+    monkeypatch.setattr(run, "measure", fail)
+    monkeypatch.setattr(run, "bytes_available", lambda device: None)
+    assert run._reference_peak(plan, pipeline, view, 64, 48) == (None, "does not fit in memory: killed")
+    with pytest.raises(memory.DoesNotFitError, match=r"64x48 .* leave it out"):
+        run._peak(pipeline, view)
+
+
+def test_table_is_readable(document: dict[str, Any]) -> None:
+    text = report.table(document)
+    assert max(map(len, text.splitlines())) <= 130
+    for wanted in ("64x48", "96x80", "float32", "bfloat16", "published", "guidance", "deformable average alone"):
+        assert wanted in text
+    lines = text.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("size "))
+    assert len({line.count("x") for line in lines[head + 1 : head + 5]}) == 1
+    assert [line.split()[:2] for line in lines[head + 1 : head + 5]] == [
+        ["64x48", "float32"], ["64x48", "bfloat16"], ["96x80", "float32"], ["96x80", "bfloat16"]
+    ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+def test_plot_is_written(document: dict[str, Any], tmp_path: Path) -> None:
+    report.plot(document, tmp_path / "plot.png")
+    image = cv2.imread(str(tmp_path / "plot.png"))
+    assert image is not None and image.shape[0] >= 300 and np.std(image) > 5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model name\t: Some CPU\nflags\t\t: fpu avx2 avx512_bf16 x\n", ("Some CPU", ["avx2", "avx512_bf16"])),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", ("", ["asimd", "bf16"])),
+        ("", ("", [])),
+    ],
+)  # fmt: skip
+def test_facts_of_the_cpu(text: str, expected: tuple[str, list[str]]) -> None:
+    assert report.cpu_facts(text) == expected
+
+
+# The command
+
+
+def test_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, small_weights: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "AVERAGE_SIZE", SIZES[0])
+    output, picture = tmp_path / "numbers.json", tmp_path / "plot.png"
+    arguments = ["benchmark", "--weights", str(small_weights), "--device", "cpu", "--threads", "1", "--frames", "1"]
+    arguments += ["--sizes", "64x48", "--precisions", "float32", "--no-reference"]
+    status = cli.main([*arguments, "--json", str(output), "--plot", str(picture)])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert "64x48" in printed.out and "stages, float32" in printed.out
+    found = json.loads(output.read_text())
+    assert found["command"].startswith("dkn benchmark --weights") and found["factor"] == 4
+    assert [entry["width"] for entry in found["results"]] == [64]
+    assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--sizes", "640"], "WIDTHxHEIGHT"),
+        (["--sizes", "64x48,"], "WIDTHxHEIGHT"),
+        (["--sizes", "8x8"], "32 to 8192"),
+        (["--precisions", "float16"], "auto, float32, bfloat16"),
+        (["--factor", "0"], "1 to 16"),
+        (["--frames", "-1"], "1 or more"),
+        (["--device", "tpu"], "auto, cpu, cuda or cuda:N"),
+        (["--weights", "none"], "none"),
+        (["--json", "no/folder/numbers.json"], "no/folder"),
+        (["--plot", "plot.jpg"], ".png"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], wanted: str) -> None:
+    assert cli.main(["benchmark", *arguments]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("dkn benchmark: ") and wanted in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["benchmark", "--device", "cuda"]) == 1
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_sizes_and_precisions() -> None:
+    assert run.read_sizes("640x480, 320x240,640x480") == ((320, 240), (640, 480))
+    assert run.read_precisions("bfloat16,auto,bfloat16") == ("bfloat16", "auto")
