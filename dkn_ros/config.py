@@ -193,6 +193,8 @@ class TrainingConfig(Settings):
     warm_up: int = setting(200, "steps over which the learning rate rises", 0)
     square_weight: float = setting(0.0, "weight of the squared error in the loss, beside the absolute error", 0.0)
     soft_edges: float = setting(0.0, "share of the crops whose true depth has soft edges", 0.0, 1.0)
+    last_square_weight: float = setting(0.0, "what square_weight becomes after last_from", 0.0)
+    last_from: float = setting(1.0, "share of the steps after which last_square_weight counts", 0.0, 1.0)
     rough_truth: float = setting(
         0.0, "share of the crops whose true depth has wandering outlines and waves, as sensors record it", 0.0, 1.0
     )

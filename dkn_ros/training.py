@@ -129,6 +129,12 @@ class Trainer:
         progress = (step - c.warm_up) / max(1, c.iterations - c.warm_up)
         return c.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
+    def square_weight(self, step: int) -> float:
+        """Of the loss at a step: none at first, then square_weight, at last last_square_weight."""
+        if step >= self.config.last_from * self.config.iterations:
+            return self.config.last_square_weight
+        return self.config.square_weight if self._late(step) else 0.0
+
     def _late(self, step: int) -> bool:
         """Whether the network is past learning what the guidance is for, and may learn what makes it robust."""
         return step >= self.config.late_from * self.config.iterations
@@ -160,7 +166,7 @@ class Trainer:
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             output = self.model(guidance, target, validity if self.model.options.validity else None)
-        loss = loss_of(output, truth, validity, self.config.square_weight if self._late(self.step) else 0.0)
+        loss = loss_of(output, truth, validity, self.square_weight(self.step))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         # A crop with one wild depth step must not undo what the others taught.

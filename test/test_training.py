@@ -102,6 +102,14 @@ def test_learning_rate_rises_then_falls_to_a_hundredth(tmp_path: Path) -> None:
     assert rates[100] == pytest.approx(2e-5)
 
 
+def test_the_squared_error_weighs_nothing_then_much_then_little(tmp_path: Path) -> None:
+    plan = {"iterations": 100, "late_from": 0.2, "square_weight": 8.0, "last_from": 0.7, "last_square_weight": 2.0}
+    trainer = Trainer(tiny(**plan), tmp_path)
+    assert [trainer.square_weight(step) for step in (0, 19, 20, 69, 70, 99)] == [0, 0, 8, 8, 2, 2]
+    plain = Trainer(tiny(iterations=100, square_weight=3.0), tmp_path)
+    assert {plain.square_weight(step) for step in range(100)} == {3.0}
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_lowers_the_loss(scenes: SceneStore, tmp_path: Path, precision: str) -> None:
     trainer = Trainer(tiny(iterations=60, batch=4, warm_up=5, learning_rate=3e-3, precision=precision), tmp_path)
