@@ -200,6 +200,7 @@ def _mix(texture, x, y, z):  # type: ignore[no-untyped-def]
         return min(1.0, max(0.0, 14.0 * (blots - 0.5) + 0.5)) * (0.75 + 0.25 * _noise(9 * x, 9 * y, 9 * z))
     if texture == TILES:
         fx, fy, fz = x - np.floor(x), y - np.floor(y), z - np.floor(z)
+        # Two coordinates in a joint: on a face between tiles that is a grid of lines, elsewhere dots at their corners.
         joint = (fx < 0.05) + (fy < 0.05) + (fz < 0.05)
         return 1.0 if joint >= 2 else 0.25 * _hash(int(np.floor(x)), int(np.floor(y)), int(np.floor(z)))
     return 0.15 * _noise(x, y, z)

@@ -48,8 +48,8 @@ class SceneStore:
     def draw(self, config: TrainingConfig, rng: np.random.Generator, soft_edges: float = 0.0) -> Sample:
         """A random crop of a random scene through a random camera; `soft_edges` of them have blurred true depth."""
         ratios = random_ratios(config.crop, rng)
-        camera = random_camera(rng, *ratios)
         while True:
+            camera = random_camera(rng, *ratios)  # another one, too, if it saw nothing
             rgb, depth = self.frames[int(rng.integers(len(self.frames)))]
             rgb, truth = _crop(rgb, depth, config, _zoom(config.crop, ratios, rng), rng)
             truth = _recorded(truth, config, soft_edges, rng)
