@@ -10,13 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dkn_ros.compiled import compiled
+
 Array = NDArray[np.float32]
 
 # Without "nnan" and "ninf": a NaN or infinite offset must fail the window test below, not index the image.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
-@numba.njit(cache=True, fastmath=_FAST, nogil=True, error_model="numpy", inline="always")
+@compiled(fastmath=_FAST, nogil=True, error_model="numpy", inline="always")
 def _footprint(image: Array, y: int, x: int, dy: Any, dx: Any, radius: int) -> Any:
     """The four pixels around (y + dy, x + dx) and where between them it lies: f_y, f_x, d00, d01, d10, d11.
 
@@ -45,7 +47,7 @@ def _footprint(image: Array, y: int, x: int, dy: Any, dx: Any, radius: int) -> A
     return fy, fx, d00, d01, d10, d11
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_FAST, nogil=True, error_model="numpy")
+@compiled(parallel=True, fastmath=_FAST, nogil=True, error_model="numpy")
 def _forward(depth: Array, weight: Array, offset: Array, radius: int, out: Array) -> None:
     batch, height, width = depth.shape
     count = weight.shape[1]
@@ -64,7 +66,7 @@ def _forward(depth: Array, weight: Array, offset: Array, radius: int, out: Array
                 out[b, y, x] += weight[b, q, y, x] * ((one - fy) * upper + fy * lower)
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_FAST, nogil=True, error_model="numpy")
+@compiled(parallel=True, fastmath=_FAST, nogil=True, error_model="numpy")
 def _backward(
     depth: Array, weight: Array, offset: Array, radius: int, grad: Array, grad_weight: Array, grad_offset: Array
 ) -> None:

@@ -18,6 +18,7 @@ from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dkn_ros.compiled import compiled
 from dkn_ros.sampling import WINDOW
 
 Array = NDArray[np.float32]
@@ -57,7 +58,7 @@ def _(value):  # type: ignore[no-untyped-def]
     return lambda value: value
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
 def _kernels(guidance, target, guided, block):  # type: ignore[no-untyped-def]
     """Products of the heads of one 4 x 4 block, or the target's alone; C numbers each."""
     if guided:
@@ -68,7 +69,7 @@ def _kernels(guidance, target, guided, block):  # type: ignore[no-untyped-def]
             block[c] = _number(target[c])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
 def _normalise(weight, residual):  # type: ignore[no-untyped-def]
     """Zero mean (residual) or unit sum of absolute values, for each of the 16 pixels of a block."""
     count = weight.shape[0] // SUBPIXELS
@@ -85,7 +86,7 @@ def _normalise(weight, residual):  # type: ignore[no-untyped-def]
                 weight[n * SUBPIXELS + s] /= max(total[s], np.float32(1e-12))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
 def _axis(displacement):  # type: ignore[no-untyped-def]
     """Whole pixels of a displacement and the shares of the pixel there and of the next; 0 outside the window."""
     limit = np.float32(RADIUS + 1)
@@ -97,7 +98,7 @@ def _axis(displacement):  # type: ignore[no-untyped-def]
     return np.int32(low), first, second
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, fastmath=_FAST, error_model="numpy")
+@compiled(nogil=True, parallel=True, fastmath=_FAST, error_model="numpy")
 def _average(depth, gw, go, tw, to, guided, residual, base, scale, out):  # type: ignore[no-untyped-def]
     """depth: (H + 2 MARGIN) x (W + 2 MARGIN).  Heads: hxwxC.  out: HxW, at most 4h x 4w."""
     height, width = out.shape

@@ -13,6 +13,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from dkn_ros.compiled import compiled
+
 BOX, ELLIPSOID, CYLINDER, ROOM = range(4)
 """Shapes: [-1, 1]^3; the unit ball; radius 1 around z in [-1, 1]; a box seen from inside."""
 PLAIN, CLOUDS, CHECKER, STRIPES, WOOD, PATCHES, GRAIN, PRINT, TILES = range(9)
@@ -99,7 +101,7 @@ def _bounds(world: World, camera: Camera) -> NDArray[np.int64]:
     return bounds
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@compiled(nogil=True, inline="always")
 def _hit(shape, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-def]
     """Ray parameter at which o + t d meets the unit shape (ROOM: leaves it), or -1."""
     if shape == ELLIPSOID:
@@ -135,7 +137,7 @@ def _hit(shape, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-def]
     return far if shape == ROOM else near
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+@compiled(nogil=True, parallel=True, error_model="numpy")
 def _cast(shape, origin, direction, bounds, focal_length, depth, which):  # type: ignore[no-untyped-def]
     height, width = depth.shape
     for v in numba.prange(height):
@@ -157,7 +159,7 @@ def _cast(shape, origin, direction, bounds, focal_length, depth, which):  # type
                     which[v, u] = n
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _hash(x, y, z):  # type: ignore[no-untyped-def]
     """A number in 0..1 for a cell of the integer lattice."""
     h = np.uint32(x * 73856093) ^ np.uint32(y * 19349663) ^ np.uint32(z * 83492791)
@@ -165,7 +167,7 @@ def _hash(x, y, z):  # type: ignore[no-untyped-def]
     return np.float32((h ^ (h >> np.uint32(16))) & np.uint32(0xFFFF)) / np.float32(65535.0)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _noise(x, y, z):  # type: ignore[no-untyped-def]
     """Value noise in 0..1 with features of size 1."""
     ix, iy, iz = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
@@ -179,7 +181,7 @@ def _noise(x, y, z):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _mix(texture, x, y, z):  # type: ignore[no-untyped-def]
     """Where between its two colours a material is at a point, 0..1."""
     if texture == CLOUDS:
@@ -206,7 +208,7 @@ def _mix(texture, x, y, z):  # type: ignore[no-untyped-def]
     return 0.15 * _noise(x, y, z)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _lit(shape, centre, inverse, radius, skip, px, py, pz, qx, qy, qz):  # type: ignore[no-untyped-def]
     """Whether the segment from p to q meets no primitive (the room and `skip` not counted)."""
     dx, dy, dz = qx - px, qy - py, qz - pz
@@ -235,7 +237,7 @@ def _lit(shape, centre, inverse, radius, skip, px, py, pz, qx, qy, qz):  # type:
     return True
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+@compiled(nogil=True, parallel=True, error_model="numpy")
 def _shade(  # type: ignore[no-untyped-def]
     shape, centre, inverse, half, texture, colours, grain, lamp, ambient,
     position, rotation, focal_length, depth, which, colour,
