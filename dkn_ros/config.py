@@ -193,12 +193,12 @@ class TrainingConfig(Settings):
     warm_up: int = setting(200, "steps over which the learning rate rises", 0)
     square_weight: float = setting(0.0, "weight of the squared error in the loss, beside the absolute error", 0.0)
     soft_edges: float = setting(0.0, "share of the crops whose true depth has soft edges", 0.0, 1.0)
-    last_square_weight: float = setting(0.0, "what square_weight becomes after last_from", 0.0)
-    last_from: float = setting(1.0, "share of the steps after which last_square_weight counts", 0.0, 1.0)
     rough_truth: float = setting(
         0.0, "share of the crops whose true depth has wandering outlines and waves, as sensors record it", 0.0, 1.0
     )
-    late_from: float = setting(0.0, "share of the steps after which square_weight and soft_edges count", 0.0, 1.0)
+    misregistered: float = setting(0.2, "share of the crops whose colour lies beside its depth", 0.0, 1.0)
+    noiseless: float = setting(0.5, "share of the crops whose camera measures without noise", 0.0, 1.0)
+    stages: dict = setting({}, "share of the steps -> settings that change there, such as {0.4: {square_weight: 3.0}}")
     average: float = setting(0.999, "decay of the running average of the weights, which is what is saved", 0.0, 1.0)
     misregistration: float = setting(4.0, "largest shift between colour and depth, pixels", 0.0)
     precision: str = setting("float32", "number type of the convolutions", choices=("float32", "bfloat16"))

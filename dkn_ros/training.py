@@ -36,6 +36,8 @@ FILLED_WEIGHT = 0.5
 """Weight in the loss of pixels whose input was filled in: what lies in a hole can often not be known."""
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Guidance, target, validity and truth."""
+STAGED = ("square_weight", "soft_edges", "rough_truth", "misregistered", "misregistration", "noiseless")
+"""Settings that stages of a recipe may change."""
 VALIDATION_SCENES = 6
 VALIDATION_SEED = 900_000_000
 
@@ -54,6 +56,17 @@ def loss_of(output: Tensor, truth: Tensor, validity: Tensor, square_weight: floa
     return (weight * (error.abs() + square_weight * error.square())).sum() / weight.sum()
 
 
+def check_stages(config: TrainingConfig) -> None:
+    """Raise ValueError unless the stages of a recipe are shares of its steps with settings that may change."""
+    for share, changes in config.stages.items():
+        if type(share) not in (int, float) or not 0 <= share <= 1 or not isinstance(changes, dict):
+            raise ValueError(f"stages hold {share!r}: {changes!r}; wanted: a share of the steps, 0 to 1: settings")
+        fixed = sorted(str(name) for name in changes if name not in STAGED)
+        if fixed:
+            raise ValueError(f"{', '.join(fixed)} cannot change between stages; wanted: any of {', '.join(STAGED)}")
+        dataclasses.replace(config, **changes)  # their values are checked as all are
+
+
 class Trainer:
     """A network in training, its optimiser and its running average; `save` and `resume` carry all of it."""
 
@@ -63,6 +76,7 @@ class Trainer:
             raise ValueError(
                 f"crop is {config.crop}; wanted: a multiple of {largest}, at most {FRAME_HEIGHT} with misregistration"
             )
+        check_stages(config)
         self.config, self.output = config, output
         torch.manual_seed(config.seed)
         self.device = resolve_device(config.device, torch.cuda.is_available())
@@ -129,21 +143,17 @@ class Trainer:
         progress = (step - c.warm_up) / max(1, c.iterations - c.warm_up)
         return c.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
-    def square_weight(self, step: int) -> float:
-        """Of the loss at a step: none at first, then square_weight, at last last_square_weight."""
-        if step >= self.config.last_from * self.config.iterations:
-            return self.config.last_square_weight
-        return self.config.square_weight if self._late(step) else 0.0
-
-    def _late(self, step: int) -> bool:
-        """Whether the network is past learning what the guidance is for, and may learn what makes it robust."""
-        return step >= self.config.late_from * self.config.iterations
+    def settings(self, step: int) -> TrainingConfig:
+        """The recipe as it is at a step, see `TrainingConfig.stages`."""
+        reached = [share for share in sorted(self.config.stages) if step >= share * self.config.iterations]
+        changes = {name: value for share in reached for name, value in self.config.stages[share].items()}
+        return dataclasses.replace(self.config, **changes) if changes else self.config
 
     def batch(self, scenes: SceneStore, step: int) -> Batch:
         """Guidance, target, validity and truth of one step."""
         rng = np.random.default_rng((self.config.seed, 2, step))
-        soft_edges = self.config.soft_edges if self._late(step) else 0.0
-        samples = [scenes.draw(self.config, rng, soft_edges) for _ in range(self.config.batch)]
+        config = self.settings(step)
+        samples = [scenes.draw(config, rng) for _ in range(config.batch)]
         guidance = torch.from_numpy(np.stack([s.guidance for s in samples]))
         rest = [torch.from_numpy(np.stack([getattr(s, name) for s in samples]))[:, None]
                 for name in ("target", "validity", "truth")]  # fmt: skip
@@ -166,7 +176,7 @@ class Trainer:
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             output = self.model(guidance, target, validity if self.model.options.validity else None)
-        loss = loss_of(output, truth, validity, self.square_weight(self.step))
+        loss = loss_of(output, truth, validity, self.settings(self.step).square_weight)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         # A crop with one wild depth step must not undo what the others taught.

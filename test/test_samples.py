@@ -35,9 +35,9 @@ def store_of(depth: FloatImage) -> SceneStore:
     return store
 
 
-def draws(store: SceneStore, count: int, soft_edges: float = 0.0, **changes: Any) -> Iterator[Sample]:
+def draws(store: SceneStore, count: int, **changes: Any) -> Iterator[Sample]:
     for i in range(count):
-        yield store.draw(tiny(**changes), np.random.default_rng(i), soft_edges)
+        yield store.draw(tiny(**changes), np.random.default_rng(i))
 
 
 def test_scenes_are_those_of_the_seed(scenes: SceneStore) -> None:
@@ -73,9 +73,9 @@ def test_colour_and_depth_of_a_crop_show_the_same_place() -> None:
     for i in range(60):
         sample = scenes.draw(tiny(misregistration=0.0), np.random.default_rng(i))
         likeness.append(abs(np.corrcoef(sample.guidance.ravel(), sample.truth.ravel())[0, 1]))
-    assert min(likeness) > 0.7 and np.median(likeness) > 0.99
+    assert min(likeness) > 0.6 and np.median(likeness) > 0.99  # colour noise and exposure take something off
     shifted = [scenes.draw(tiny(misregistration=20.0), np.random.default_rng(i)) for i in range(60)]
-    assert min(abs(np.corrcoef(s.guidance.ravel(), s.truth.ravel())[0, 1]) for s in shifted) < 0.7
+    assert min(abs(np.corrcoef(s.guidance.ravel(), s.truth.ravel())[0, 1]) for s in shifted) < 0.5
 
 
 def test_colour_guidance_is_drawn_for_networks_that_want_it(scenes: SceneStore) -> None:

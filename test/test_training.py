@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,15 +84,39 @@ def test_loss_is_the_mean_absolute_error_with_filled_pixels_weighing_less() -> N
     assert float(squares) == pytest.approx(0.15 + 3 * (0.4**2 + 0.2**2) / 4)
 
 
-def test_late_settings_change_nothing_before_their_time(scenes: SceneStore, tmp_path: Path) -> None:
+def test_a_stage_changes_nothing_before_its_time(scenes: SceneStore, tmp_path: Path) -> None:
     plain = Trainer(tiny(iterations=4), tmp_path)
-    late = Trainer(tiny(iterations=4, late_from=0.5, square_weight=3.0, soft_edges=1.0), tmp_path)
+    late = Trainer(tiny(iterations=4, stages={0.5: {"square_weight": 3.0, "soft_edges": 1.0}}), tmp_path)
     for step in range(4):
         batches = [trainer.batch(scenes, step) for trainer in (plain, late)]
         same = all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
         assert same == (step < 2)
     losses = [[trainer.train_step(scenes) for _ in range(3)] for trainer in (plain, late)]
     assert losses[0][:2] == losses[1][:2] and losses[0][2] != losses[1][2]
+
+
+def test_stages_add_up(tmp_path: Path) -> None:
+    stages = {0.7: {"square_weight": 2.0}, 0.2: {"square_weight": 8.0, "noiseless": 0.1}}  # in any order
+    trainer = Trainer(tiny(iterations=100, stages=stages), tmp_path)
+    assert [trainer.settings(step).square_weight for step in (0, 19, 20, 69, 70, 99)] == [0, 0, 8, 8, 2, 2]
+    assert [trainer.settings(step).noiseless for step in (0, 20, 99)] == [0.5, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("stages", "named"),
+    [
+        ({1.5: {"square_weight": 1.0}}, "stages hold 1.5"),
+        ({"half": {"square_weight": 1.0}}, "stages hold 'half'"),
+        ({0.5: 3.0}, "stages hold 0.5: 3.0; wanted: a share of the steps"),
+        ({0.5: {"crop": 96}}, "crop cannot change between stages; wanted: any of square_weight"),
+        ({0.5: {"colour": 1}}, "colour cannot change between stages"),
+        ({0.5: {"noiseless": 2.0}}, "noiseless is 2.0; wanted: at most 1.0"),
+    ],
+    ids=str,
+)
+def test_refuses_stages_that_cannot_be(tmp_path: Path, stages: dict[Any, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(named)):
+        Trainer(tiny(stages=stages), tmp_path)
 
 
 def test_learning_rate_rises_then_falls_to_a_hundredth(tmp_path: Path) -> None:
@@ -102,17 +127,10 @@ def test_learning_rate_rises_then_falls_to_a_hundredth(tmp_path: Path) -> None:
     assert rates[100] == pytest.approx(2e-5)
 
 
-def test_the_squared_error_weighs_nothing_then_much_then_little(tmp_path: Path) -> None:
-    plan = {"iterations": 100, "late_from": 0.2, "square_weight": 8.0, "last_from": 0.7, "last_square_weight": 2.0}
-    trainer = Trainer(tiny(**plan), tmp_path)
-    assert [trainer.square_weight(step) for step in (0, 19, 20, 69, 70, 99)] == [0, 0, 8, 8, 2, 2]
-    plain = Trainer(tiny(iterations=100, square_weight=3.0), tmp_path)
-    assert {plain.square_weight(step) for step in range(100)} == {3.0}
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_lowers_the_loss(scenes: SceneStore, tmp_path: Path, precision: str) -> None:
-    trainer = Trainer(tiny(iterations=60, batch=4, warm_up=5, learning_rate=3e-3, precision=precision), tmp_path)
+    plan = {"iterations": 80, "batch": 4, "warm_up": 5, "learning_rate": 4e-3, "noiseless": 1.0}
+    trainer = Trainer(tiny(precision=precision, **plan), tmp_path)
     others = [trainer.batch(scenes, 10_000 + i) for i in range(8)]
 
     def loss() -> float:
@@ -124,7 +142,7 @@ def test_training_lowers_the_loss(scenes: SceneStore, tmp_path: Path, precision:
         return float(np.median(errors))
 
     start = loss()
-    losses = [trainer.train_step(scenes) for _ in range(60)]
+    losses = [trainer.train_step(scenes) for _ in range(80)]
     assert np.isfinite(losses).all()
     assert loss() < 0.9 * start
 

@@ -11,21 +11,22 @@ from dkn_ros.synthetic.degradation import CameraModel
 
 METHODS = {"nearest": 0.42, "area": 0.18, "box": 0.05, "bicubic": 0.35}
 """How often each way to lower the resolution is drawn."""
-NOISE = {"none": 0.5, "structured light": 0.35, "time of flight": 0.15}
-"""How often each kind of noise is drawn."""
+NOISE = {"structured light": 0.7, "time of flight": 0.3}
+"""How often each kind of noise is drawn, where there is any."""
 
 
-def random_camera(rng: np.random.Generator, factor: float, factor_y: float = 0) -> CameraModel:
-    """Draw a camera of a given ratio: the way it reduces, its noise and its holes independently of each other."""
+def random_camera(rng: np.random.Generator, factor: float, factor_y: float = 0, noiseless: float = 0.5) -> CameraModel:
+    """Draw a camera of a given ratio: the way it reduces, its noise and its holes independently of each other.
+
+    noiseless: share of cameras that measure without noise.
+    """
     method = _choice(rng, METHODS)
     changes: dict[str, Any] = {}
     if method == "nearest" and rng.random() < 0.5:
         changes["phase"] = (float(rng.random()), float(rng.random()))
-    kind = _choice(rng, NOISE)
-    if kind == "structured light":
-        changes.update(_structured_light(rng))
-    elif kind == "time of flight":
-        changes.update(_time_of_flight(rng))
+    if rng.random() >= noiseless:
+        kind = _choice(rng, NOISE)
+        changes.update(_structured_light(rng) if kind == "structured light" else _time_of_flight(rng))
     if rng.random() < 0.45:
         changes.update(_holes(rng))
     return dataclasses.replace(CameraModel(factor=factor, factor_y=factor_y, method=method), **changes)

@@ -45,14 +45,14 @@ class SceneStore:
             frame = Scene(int(rng.integers(2**31))).frame(FRAME_WIDTH, FRAME_HEIGHT, time=float(rng.uniform(0, 20)))
             self.frames.append((frame.rgb, frame.depth))
 
-    def draw(self, config: TrainingConfig, rng: np.random.Generator, soft_edges: float = 0.0) -> Sample:
-        """A random crop of a random scene through a random camera; `soft_edges` of them have blurred true depth."""
+    def draw(self, config: TrainingConfig, rng: np.random.Generator) -> Sample:
+        """A random crop of a random scene through a random camera."""
         ratios = random_ratios(config.crop, rng)
         while True:
-            camera = random_camera(rng, *ratios)  # another one, too, if it saw nothing
+            camera = random_camera(rng, *ratios, noiseless=config.noiseless)  # another one, too, if it saw nothing
             rgb, depth = self.frames[int(rng.integers(len(self.frames)))]
             rgb, truth = _crop(rgb, depth, config, _zoom(config.crop, ratios, rng), rng)
-            truth = _recorded(truth, config, soft_edges, rng)
+            truth = _recorded(truth, config, rng)
             low = degrade(truth, camera, rng, rgb)
             if not np.isnan(low).all():
                 break
@@ -89,7 +89,7 @@ def _crop(
 ) -> tuple[NDArray[np.uint8], FloatImage]:
     """The same square of both images, the colour sometimes shifted, both sometimes mirrored or made smaller."""
     size = config.crop * zoom
-    reach = int(config.misregistration) if rng.random() < 0.2 else 0
+    reach = int(config.misregistration) if rng.random() < config.misregistered else 0
     reach = min(reach, (depth.shape[0] - size) // 2)
     # Half of all places show a bare wall, which soon teaches nothing more: most of them are passed over.
     for _ in range(1 if rng.random() < 0.25 else 4):
@@ -116,7 +116,7 @@ def _has_edges(depth: FloatImage) -> bool:
     return bool(np.mean(steps > 0.08 * coarse[1:, 1:]) > 0.015)
 
 
-def _recorded(truth: FloatImage, config: TrainingConfig, soft_edges: float, rng: np.random.Generator) -> FloatImage:
+def _recorded(truth: FloatImage, config: TrainingConfig, rng: np.random.Generator) -> FloatImage:
     """True depth as the references of real frames show it: sensors record it, so outlines wander and surfaces wave.
 
     A network that learned on perfect truth alone makes every depth edge a step at the colour edge, also where sensor
@@ -126,7 +126,7 @@ def _recorded(truth: FloatImage, config: TrainingConfig, soft_edges: float, rng:
         truth = wobbled(truth, float(rng.uniform(0.0, 2.0)), float(rng.uniform(2.0, 6.0)), rng)
         relief = grained_noise(truth.shape, float(rng.uniform(4.0, 12.0)), rng)
         truth = truth * (1 + np.float32(0.006 * rng.random()) * relief)
-    if soft_edges and rng.random() < soft_edges:
+    if config.soft_edges and rng.random() < config.soft_edges:
         truth = np.asarray(cv2.GaussianBlur(truth, (0, 0), float(rng.uniform(0.4, 1.6))), np.float32)
     return truth
 
