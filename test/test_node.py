@@ -38,7 +38,7 @@ from dkn_ros.ros.messages import camera_info, stamp_ns
 pytestmark = needs_rclpy
 
 WIDTH, HEIGHT = 160, 120
-STAGES = ("receive", "preprocess", "guidance", "target", "kernels", "average", "postprocess", "publish")
+STAGES = ("receive", "preprocess", "fill", "guidance", "target", "average", "postprocess", "publish")
 
 
 @pytest.fixture(scope="module")
