@@ -48,7 +48,7 @@ def _from_bfloat16(_context, bits):  # type: ignore[no-untyped-def]
 
 def _number(value: Any) -> Any:
     """A head's value as float32, whichever type it is stored in."""
-    raise NotImplementedError  # compiled code only
+    raise TypeError("a head holds float32 or bfloat16")  # compiled code takes one of the forms below
 
 
 @overload(_number, inline="always")
