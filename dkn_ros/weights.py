@@ -56,10 +56,8 @@ class Card:
     """Measured figures and the command that gives them."""
 
     def __post_init__(self) -> None:
-        texts = ("name", "file", "sha256", "model", "licence", "description")
-        for name, wanted in [(name, str) for name in texts] + [
-            (name, dict) for name in ("options", "recipe", "strength", "metrics")
-        ]:
+        for name in (f.name for f in dataclasses.fields(self) if f.name != "ratios"):
+            wanted = dict if name in ("options", "recipe", "strength", "metrics") else str
             if not isinstance(getattr(self, name), wanted):
                 raise WeightsError(f"{name} of the card is {getattr(self, name)!r}; wanted: {wanted.__name__}")
         numbers = (*self.strength, *self.strength.values())
