@@ -30,12 +30,12 @@ from dkn_ros.preprocess import guidance_image, target_image
 from dkn_ros.synthetic.degradation import CameraModel, degrade
 from dkn_ros.synthetic.samples import FRAME_HEIGHT, RATIOS, SceneStore
 from dkn_ros.synthetic.scene import Scene
-from dkn_ros.weights import Card, save_weights
+from dkn_ros.weights import Card, load_model, save_weights
 
 FILLED_WEIGHT = 0.5
 """Weight in the loss of pixels whose input was filled in: what lies in a hole can often not be known."""
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Guidance, target, validity and truth."""
+Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Guidance, target, validity, truth and traits."""
 STAGED = ("square_weight", "soft_edges", "rough_truth", "misregistered", "misregistration", "noiseless")
 """Settings that stages of a recipe may change."""
 VALIDATION_SCENES = 6
@@ -54,6 +54,23 @@ def loss_of(output: Tensor, truth: Tensor, validity: Tensor, square_weight: floa
     weight = torch.where(validity > 0, 1.0, FILLED_WEIGHT)
     error = output - truth
     return (weight * (error.abs() + square_weight * error.square())).sum() / weight.sum()
+
+
+def start_from(model: FDKN, earlier: FDKN) -> None:
+    """Begin with the weights of another network; inputs that it did not have begin without effect.
+
+    Raises ValueError for a network of other sizes.
+    """
+    state, own = earlier.state_dict(), model.state_dict()
+    for name, value in state.items():
+        if name not in own or own[name].shape != value.shape:
+            first = name.endswith("conv1.weight") and own[name].shape[1] > value.shape[1]
+            if not first:
+                raise ValueError(f"start holds {name} of shape {tuple(value.shape)}, which does not fit the options")
+            wider = torch.zeros_like(own[name])
+            wider[:, : value.shape[1]] = value
+            state[name] = wider
+    model.load_state_dict(state)
 
 
 def check_stages(config: TrainingConfig) -> None:
@@ -81,6 +98,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.device = resolve_device(config.device, torch.cuda.is_available())
         self.model = build_model(config.model, config.options).to(self.device)
+        if config.start:
+            start_from(self.model, load_model(config.start)[0])
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
@@ -150,15 +169,19 @@ class Trainer:
         return dataclasses.replace(self.config, **changes) if changes else self.config
 
     def batch(self, scenes: SceneStore, step: int) -> Batch:
-        """Guidance, target, validity and truth of one step."""
+        """Guidance, target, validity, truth and traits of one step."""
         rng = np.random.default_rng((self.config.seed, 2, step))
         config = self.settings(step)
         samples = [scenes.draw(config, rng) for _ in range(config.batch)]
-        guidance = torch.from_numpy(np.stack([s.guidance for s in samples]))
-        rest = [torch.from_numpy(np.stack([getattr(s, name) for s in samples]))[:, None]
-                for name in ("target", "validity", "truth")]  # fmt: skip
-        target, validity, truth = (t.to(self.device) for t in rest)
-        return guidance.to(self.device), target, validity, truth
+        guidance, traits = (
+            torch.from_numpy(np.stack([getattr(s, name) for s in samples])).to(self.device)
+            for name in ("guidance", "traits")
+        )
+        target, validity, truth = (
+            torch.from_numpy(np.stack([getattr(s, name) for s in samples]))[:, None].to(self.device)
+            for name in ("target", "validity", "truth")
+        )
+        return guidance, target, validity, truth, traits
 
     def _next_batch(self, scenes: SceneStore) -> Batch:
         """The batch of this step; that of the next is drawn while the network works on this one."""
@@ -170,12 +193,12 @@ class Trainer:
 
     def train_step(self, scenes: SceneStore) -> float:
         """One optimiser step; returns the loss."""
-        guidance, target, validity, truth = self._next_batch(scenes)
+        guidance, target, validity, truth, traits = self._next_batch(scenes)
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            output = self.model(guidance, target, validity if self.model.options.validity else None)
+            output = self.model(guidance, target, validity, traits)
         loss = loss_of(output, truth, validity, self.settings(self.step).square_weight)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -256,7 +279,8 @@ def _ratios(network: FDKN, device: torch.device, camera: CameraModel) -> Iterato
         with torch.inference_mode():
             tensors = [torch.from_numpy(a)[None, None].to(device) for a in (target.image, target.validity)]
             guidance = torch.from_numpy(guidance_image(frame.rgb, network.options.rgb))[None].to(device)
-            output = network(guidance, tensors[0], tensors[1] if network.options.validity else None)
+            traits = torch.from_numpy(target.traits.encoded())[None].to(device)
+            output = network(guidance, *tensors, traits)
         known = target.validity[6:-6, 6:-6] > 0
         error = (output[0, 0].cpu().numpy() - truth)[6:-6, 6:-6][known]
         baseline = (target.image - truth)[6:-6, 6:-6][known]

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dkn_ros.preprocess import fill_holes, resample
+from dkn_ros.preprocess import fill_holes
+from dkn_ros.resampling import resample
 
 FloatImage = NDArray[np.float32]
 Baseline = Callable[[NDArray[np.uint8], FloatImage], FloatImage]

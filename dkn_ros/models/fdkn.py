@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dkn_ros.sampling import WINDOW, deformable_average
+from dkn_ros.traits import Traits
 
 STRIDE = 4
+TRAITS = len(Traits._fields)
 Heads = tuple[Tensor, Tensor]
 """What a tower predicts, see `Tower.forward`."""
 
@@ -43,6 +45,8 @@ class FDKNOptions:
     """Guidance of three colour channels instead of luminance."""
     validity: bool = False
     """The target tower also sees where depth was measured and how densely, see `preprocess.graded_validity`."""
+    traits: bool = False
+    """The target tower is also told two numbers on the camera, see `traits.Traits`."""
     published_grid: bool = False
     """Sample where the authors' published code samples, see `sampling_grid`; for their checkpoints."""
 
@@ -61,11 +65,11 @@ class FDKNOptions:
 class Tower(nn.Module):
     """Six 3 x 3 convolutions and the two 1 x 1 heads of one sub-network (Table 2)."""
 
-    def __init__(self, in_channels: int, channels: int, kernel_size: int) -> None:
+    def __init__(self, in_channels: int, channels: int, kernel_size: int, traits: int = 0) -> None:
         super().__init__()
         quarter, half = channels // 4, channels // 2
         subpixels = STRIDE * STRIDE
-        self.conv1 = nn.Conv2d(in_channels * subpixels, quarter, 3, padding=1)
+        self.conv1 = nn.Conv2d(in_channels * subpixels + traits, quarter, 3, padding=1)
         self.conv1_bn = nn.BatchNorm2d(quarter)
         self.conv2 = nn.Conv2d(quarter, quarter, 3, padding=1)
         self.conv3 = nn.Conv2d(quarter, half, 3, padding=1)
@@ -77,16 +81,26 @@ class Tower(nn.Module):
         self.conv_weight = nn.Conv2d(channels, kernel_size**2 * subpixels, 1)
         self.conv_offset = nn.Conv2d(channels, 2 * kernel_size**2 * subpixels, 1)
 
-    def forward(self, image: Tensor) -> Heads:
-        """BxCxHxW, H and W multiples of 4 -> weights Bx16NxH/4xW/4 in 0..1, offsets Bx32NxH/4xW/4 in pixels."""
+    def forward(self, image: Tensor, traits: Tensor | None = None) -> Heads:
+        """BxCxHxW, H and W multiples of 4 -> weights Bx16NxH/4xW/4 in 0..1, offsets Bx32NxH/4xW/4 in pixels.
+
+        traits: BxT, numbers that hold for the whole image.
+        """
         x = F.pixel_unshuffle(image, STRIDE)
+        if traits is not None:
+            x = torch.cat((x, traits[:, :, None, None].expand(-1, -1, *x.shape[-2:])), dim=1)
+        logits, offsets = self.layers(x)
+        return torch.sigmoid(logits), offsets
+
+    def layers(self, x: Tensor) -> Heads:
+        """The same, but weights before the sigmoid, of what is unshuffled already, traits included, see `blocks`."""
         x = F.relu(self.conv1_bn(self.conv1(x)))
         x = F.relu(self.conv2(x))
         x = F.relu(self.conv3_bn(self.conv3(x)))
         x = F.relu(self.conv4(x))
         x = F.relu(self.conv5_bn(self.conv5(x)))
         x = F.relu(self.conv6(x))
-        return torch.sigmoid(self.conv_weight(x)), self.conv_offset(x)
+        return self.conv_weight(x), self.conv_offset(x)
 
 
 class FDKN(nn.Module):
@@ -97,7 +111,7 @@ class FDKN(nn.Module):
         self.options = options or FDKNOptions()
         o = self.options
         self.guidance = Tower(3 if o.rgb else 1, o.n1, o.kernel_size) if o.guided else None
-        self.target = Tower(2 if o.validity else 1, o.n2, o.kernel_size)
+        self.target = Tower(2 if o.validity else 1, o.n2, o.kernel_size, traits=TRAITS if o.traits else 0)
         self._spread_samples()
 
     def _spread_samples(self) -> None:
@@ -115,12 +129,15 @@ class FDKN(nn.Module):
         with torch.no_grad():
             _bias(self.target.conv_offset).copy_(offset.repeat_interleave(STRIDE * STRIDE))
 
-    def forward(self, guidance: Tensor | None, target: Tensor, validity: Tensor | None = None) -> Tensor:
+    def forward(
+        self, guidance: Tensor | None, target: Tensor, validity: Tensor | None = None, traits: Tensor | None = None
+    ) -> Tensor:
         """Filter `target` under `guidance`.
 
         guidance: BxCxHxW in 0..1, C = 1 (luminance) or 3 (options.rgb); None for the depth-only form.
         target: Bx1xHxW, scaled to about 0..1, on the guidance's grid, no NaN.
-        validity: Bx1xHxW in 0..1 if options.validity, else None.
+        validity: Bx1xHxW in 0..1 if options.validity, else not looked at.
+        traits: Bx2, `Traits.encoded`, if options.traits, else not looked at.
         Returns Bx1xHxW.  Sizes that are no multiple of 4 are padded by repeating the border, and cut again.
         """
         height, width = target.shape[-2:]
@@ -130,7 +147,7 @@ class FDKN(nn.Module):
                 raise ValueError("guidance is None; wanted: an image, or a depth-only network (guided=False)")
             guidance_heads = self.guidance(pad(guidance))
         target = pad(target)
-        target_heads = self.target(self.target_input(target, None if validity is None else pad(validity)))
+        target_heads = self.target_heads(target, None if validity is None else pad(validity), traits)
         return self.filter(target, guidance_heads, target_heads)[..., :height, :width]
 
     def filter(self, target: Tensor, guidance_heads: Heads | None, target_heads: Heads) -> Tensor:
@@ -149,13 +166,19 @@ class FDKN(nn.Module):
             )
         return out
 
-    def target_input(self, target: Tensor, validity: Tensor | None) -> Tensor:
-        """The target tower's input from padded images."""
-        if not self.options.validity:
-            return target
-        if validity is None:
-            raise ValueError("these weights were trained with a validity image; wanted: validity Bx1xHxW")
-        return torch.cat((target, validity), dim=1)
+    def target_heads(self, target: Tensor, validity: Tensor | None, traits: Tensor | None) -> Heads:
+        """What the target tower, in whatever number type it works, makes of padded images and of what is known."""
+        seen = target
+        if self.options.validity:
+            if validity is None:
+                raise ValueError("these weights were trained with a validity image; wanted: validity Bx1xHxW")
+            seen = torch.cat((target, validity), dim=1)
+        kind = self.target.conv1.weight.dtype if not torch.is_autocast_enabled(target.device.type) else target.dtype
+        if not self.options.traits:
+            return self.target(seen.to(kind))
+        if traits is None:
+            raise ValueError(f"these weights were trained with traits of the camera; wanted: traits Bx{TRAITS}")
+        return self.target(seen.to(kind), traits.to(kind))
 
     def kernels(self, guidance_heads: Heads | None, target_heads: Heads) -> tuple[Tensor, Tensor]:
         """Weights BxNxHxW and offsets Bx2NxHxW, float32, from the heads of both towers (equations 5 to 7)."""

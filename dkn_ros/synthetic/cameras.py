@@ -32,6 +32,20 @@ def random_camera(rng: np.random.Generator, factor: float, factor_y: float = 0, 
     return dataclasses.replace(CameraModel(factor=factor, factor_y=factor_y, method=method), **changes)
 
 
+def antialiasing_believed(camera: CameraModel, rng: np.random.Generator) -> float:
+    """What a network in training is told as `Traits.antialiased`: mostly the truth, sometimes a doubt.
+
+    A doubt is right as often as it says, so that the network learns what each is worth.
+    """
+    if max(camera.factor, camera.factor_y) < 1.5:
+        return 0.5
+    if camera.method == "box":  # in between, and so looks its frame
+        return float(rng.uniform(0.3, 0.9))
+    sure = 1.0 if rng.random() < 0.65 else float(rng.uniform(0.5, 1.0))
+    right = rng.random() < sure
+    return sure if (camera.method != "nearest") == right else 1 - sure
+
+
 def _structured_light(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "lateral_noise": 0.8 * rng.random(),

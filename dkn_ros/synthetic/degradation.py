@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dkn_ros.preprocess import fill_holes, guidance_image, resample
+from dkn_ros.preprocess import fill_holes, guidance_image
+from dkn_ros.resampling import resample
 from dkn_ros.synthetic import sensor
 from dkn_ros.synthetic.sensor import BASELINE, FARTHEST, FOCAL_LENGTH
 

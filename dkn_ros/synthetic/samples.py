@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from dkn_ros.config import TrainingConfig
 from dkn_ros.preprocess import Target, guidance_image, target_image
-from dkn_ros.synthetic.cameras import random_camera
+from dkn_ros.synthetic.cameras import antialiasing_believed, random_camera
 from dkn_ros.synthetic.degradation import degrade, lower
 from dkn_ros.synthetic.scene import Scene
 from dkn_ros.synthetic.sensor import grained_noise, wobbled
+from dkn_ros.traits import Traits
 
 FloatImage = NDArray[np.float32]
 
@@ -33,6 +34,7 @@ class Sample:
     target: FloatImage  # cropxcrop, as are those below
     validity: FloatImage
     truth: FloatImage
+    traits: FloatImage  # 2, see `Traits.encoded`
 
 
 class SceneStore:
@@ -59,9 +61,10 @@ class SceneStore:
         if rng.random() < 0.15:  # so that disparities and inverse depth work too
             truth, low, depth = (np.float32(1) / image for image in (truth, low, depth))
         target = target_image(low, config.crop, config.crop, _guess(low, truth, rng))
-        image, true = _placed(target, truth, float(np.ptp(depth)), rng)
+        image, true, share = _placed(target, truth, float(np.ptp(depth)), rng)
+        traits = Traits(antialiasing_believed(camera, rng), target.traits.noise * share)
         guidance = guidance_image(_colour_variation(rgb, rng), bool(config.options.get("rgb", False)))
-        return Sample(guidance, image, target.validity, true)
+        return Sample(guidance, image, target.validity, true, traits.encoded())
 
 
 def random_ratios(crop: int, rng: np.random.Generator) -> tuple[float, float]:
@@ -143,8 +146,8 @@ def _guess(low: FloatImage, truth: FloatImage, rng: np.random.Generator) -> Floa
 
 def _placed(
     target: Target, truth: FloatImage, frame_range: float, rng: np.random.Generator
-) -> tuple[FloatImage, FloatImage]:
-    """Target and truth somewhere in 0..1, or upside down in it.
+) -> tuple[FloatImage, FloatImage, float]:
+    """Target and truth somewhere in 0..1, or upside down in it, and how much of 0..1 the target's range fills.
 
     A crop shows a part of its frame's depth range; as in a whole frame, it shall fill a part of 0..1.  Sometimes it
     fills all of it, with the truth: a thin object that the camera missed must not lie far outside.
@@ -157,7 +160,7 @@ def _placed(
     if rng.random() < 0.15:
         start, sign = 1 - start, -1.0
     image, true = (start + sign * share * part for part in (target.image, (truth - target.low) / span))
-    return image.astype(np.float32), true.astype(np.float32)
+    return image.astype(np.float32), true.astype(np.float32), share
 
 
 def _colour_variation(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -1,0 +1,110 @@
+"""What a depth image tells of the camera that made it: whether its pixels are means or samples, and how noisy it is.
+
+A network that must serve every camera without knowing which one hedges between them.  Measured on real frames at 8x,
+one that knew that its input was antialiased had a tenth less error on it, and one that believed so wrongly a tenth
+more.  Both traits can be told from a frame.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkn_ros.compiled import compiled
+
+FloatImage = NDArray[np.float32]
+
+SMALLEST_STEP = 0.08
+"""Least depth step that counts as an edge, in parts of its near side's depth."""
+FLAT = 0.25
+"""Greatest change beside an edge that still counts as flat, in parts of the step."""
+ENOUGH_EDGES = 30.0
+"""With fewer edges in the frame, the answer moves towards "unknown"."""
+SAMPLES = 20_000
+"""About so many pixels are looked at for the noise."""
+FULL_NOISE = 8.0
+"""Steps of a factor of two that the noise's code spans."""
+
+
+class Traits(NamedTuple):
+    """Numbers that the network is told beside the images."""
+
+    antialiased: float
+    """How likely each pixel is the mean of its area (1) rather than one sample in it (0); 0.5: unknown."""
+    noise: float
+    """Standard deviation of the noise in parts of the depth range of the frame."""
+
+    def encoded(self) -> NDArray[np.float32]:
+        """Both as the network sees them, in 0..1; the noise logarithmically, 0 where there is none."""
+        noise = np.log2(1 + 1000 * self.noise) / FULL_NOISE
+        return np.array((self.antialiased, min(noise, 1.0)), np.float32)
+
+
+def traits_of(depth: FloatImage, ratio: float, span: float) -> Traits:
+    """Traits of a depth image (hxw, NaN invalid).
+
+    ratio: of the colour's size to the depth's.  span: depth range of the frame, in the unit of `depth`.
+    """
+    return Traits(antialiased(depth, ratio), noise(depth) / span)
+
+
+def antialiased(depth: FloatImage, ratio: float) -> float:
+    """How likely each pixel is the mean of its area.
+
+    Where two flat surfaces meet, a mean mostly lies between both and a sample does not.  The share of edges with such a
+    pixel was measured on public RGB-D frames: above 0.6 for means, below 0.5 for samples from a ratio of 4 on; at 2,
+    where the softness of the reference itself shows, above 0.3 and mostly below 0.25.
+    """
+    between, clear = _edges(depth, np.float32(SMALLEST_STEP), np.float32(FLAT))
+    edges = between + clear / 2  # a clear step is seen from both of its sides
+    if not edges:
+        return 0.5
+    octaves = np.log2(max(ratio, 1.0))
+    middle = 0.35 + 0.21 * np.clip(octaves - 1, 0, 1)
+    sure = min(1.0, edges / ENOUGH_EDGES) * np.clip((octaves - 0.4) / 0.6, 0, 1)
+    return float(1 / (1 + np.exp(-18 * sure * (between / edges - middle))))
+
+
+def noise(depth: FloatImage) -> float:
+    """Standard deviation of the noise from pixel to pixel, in the unit of `depth`.
+
+    The median of the Laplacian, which is 0 on a plane and does not see the edges: they are few.
+    """
+    step = max(1, round((depth.size / SAMPLES) ** 0.5))
+    inner = depth[1:-1:step, 1:-1:step]
+    if not inner.size:
+        return 0.0
+    rows, columns = inner.shape
+    around = [depth[y::step, x::step][:rows, :columns] for y, x in ((0, 1), (2, 1), (1, 0), (1, 2))]
+    laplacian = np.abs(around[0] + around[1] + around[2] + around[3] - 4 * inner)
+    known = laplacian[~np.isnan(laplacian)]
+    # Of white noise the Laplacian has 20 times the variance; half of a normal distribution lies within 0.6745.
+    return float(np.median(known)) / (0.6745 * 20**0.5) if known.size else 0.0
+
+
+@compiled(nogil=True, error_model="numpy")
+def _edges(depth, smallest, flat):  # type: ignore[no-untyped-def]
+    """How many edges along rows and columns have a pixel between both sides, and at how many pixels there is none."""
+    height, width = depth.shape
+    between, clear = 0, 0
+    for y in range(height):
+        for x in range(width):
+            for across in range(2):
+                if across:
+                    if x < 2 or x >= width - 2:
+                        continue
+                    p, a, b, c, n = depth[y, x - 2], depth[y, x - 1], depth[y, x], depth[y, x + 1], depth[y, x + 2]
+                else:
+                    if y < 2 or y >= height - 2:
+                        continue
+                    p, a, b, c, n = depth[y - 2, x], depth[y - 1, x], depth[y, x], depth[y + 1, x], depth[y + 2, x]
+                step = abs(c - a)
+                if step > smallest * min(a, c) and abs(a - p) < flat * step and abs(n - c) < flat * step:  # not NaN
+                    share = (b - a) / (c - a)
+                    if share > 0.15 and share < 0.85:
+                        between += 1
+                    elif share > -0.25 and share < 1.25:
+                        clear += 1
+    return between, clear
