@@ -101,22 +101,34 @@ def write_depth(msg: Image, depth: NDArray[np.float32], encoding: str = "32FC1")
     encoding: "32FC1" writes it as it is; "16UC1" rounds to millimetres, 0 where invalid or beyond 65.535 m.
     Raises ValueError for another shape, type or encoding.
     """
-    if encoding not in OUTPUT_TYPES:
-        raise ValueError(f"output encoding is {encoding!r}; wanted: {' or '.join(OUTPUT_TYPES)}")
     if depth.ndim != 2 or depth.size == 0 or depth.dtype != np.float32:
         raise ValueError(f"depth is {depth.dtype} of shape {depth.shape}; wanted: HxW float32 metres")
+    pixels = pixels_of(msg, depth.shape[0], depth.shape[1], encoding)
+    if encoding == "16UC1":
+        to_millimetres(depth, pixels)
+    else:
+        np.copyto(pixels, depth)
+
+
+def pixels_of(msg: Image, height: int, width: int, encoding: str) -> NDArray:
+    """Make `msg` an image of this size and encoding, all but its header; returns its pixels to be written.
+
+    They are a view of the message's buffer, which it keeps where the length fits: write, publish, and write again.
+    Raises ValueError for another encoding than those of `OUTPUT_TYPES`.
+    """
+    if encoding not in OUTPUT_TYPES:
+        raise ValueError(f"output encoding is {encoding!r}; wanted: {' or '.join(OUTPUT_TYPES)}")
     kind = np.dtype(OUTPUT_TYPES[encoding])
-    length = depth.size * kind.itemsize
+    length = height * width * kind.itemsize
     if not isinstance(msg.data, array) or len(msg.data) != length:
         # Of any type but array("B") Humble checks every value, half a second for 8 MB.
         msg.data = array("B", bytes(length))
-    # The message may have kept that array (Humble) or a copy of it (Kilted): what it has is what is filled.
-    pixels = np.frombuffer(memoryview(msg.data), kind).reshape(depth.shape)
-    np.copyto(pixels, depth if encoding == "32FC1" else to_millimetres(depth))
-    msg.height, msg.width = depth.shape
+    msg.height, msg.width = height, width
     msg.encoding = encoding
     msg.is_bigendian = int(sys.byteorder == "big")
-    msg.step = pixels.strides[0]
+    msg.step = width * kind.itemsize
+    # The message may have kept that array (Humble) or a copy of it (Kilted): what it has is what is filled.
+    return np.frombuffer(memoryview(msg.data), kind).reshape(height, width)
 
 
 def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:

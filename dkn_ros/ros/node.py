@@ -15,10 +15,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from numpy.typing import NDArray
 from rclpy.exceptions import (
     InvalidParameterTypeException,
     InvalidParameterValueException,
@@ -33,19 +35,23 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 
 from dkn_ros.config import NodeConfig, PipelineConfig
+from dkn_ros.depth import to_millimetres
 from dkn_ros.ros import parameters
 from dkn_ros.ros.diagnostics import Inputs, Statistics, assess, diagnostic_array, status_values, timing_array
 from dkn_ros.ros.messages import (
     ImageError,
+    pixels_of,
     read_depth,
     read_rgb,
     registration,
     scaled_camera_info,
     stamp_ns,
-    write_depth,
 )
 from dkn_ros.ros.sync import Pair, make_synchroniser
-from dkn_ros.ros.worker import Worker
+from dkn_ros.ros.worker import Foresight, Worker
+
+if TYPE_CHECKING:
+    from dkn_ros.pipeline import Guidance
 
 Made = TypeVar("Made", bound=Node)
 
@@ -86,6 +92,10 @@ class DknNode(Node):
         self.synchroniser = make_synchroniser(self._on_pair, self.config.queue_size, self.config.slop)
         self.worker = Worker(self._work, lambda _: self.statistics.dropped_busy(), "dkn_worker")
         self._output = Image()  # kept, with its buffer, from frame to frame
+        self._metres: NDArray[np.float32] | None = None  # where the output is not in metres
+        self._foresight = Foresight()
+        self._early: tuple[Image, NDArray[np.uint8], Guidance] | None = None
+        self._depth_size: tuple[int, int] | None = None
         self._infos: dict[str, CameraInfo] = {}
 
         outputs = qos(self.config.output_reliability, self.config.output_depth)
@@ -122,6 +132,8 @@ class DknNode(Node):
 
     def _on_rgb(self, msg: Image) -> None:
         self.statistics.received_rgb()
+        if self._foresight.colour(msg) and self.config.early_guidance:
+            self.worker.when_idle(functools.partial(self._look_early, msg))
         self.synchroniser.add_rgb(msg, self.get_clock().now().nanoseconds)
 
     def _on_depth(self, msg: Image) -> None:
@@ -130,6 +142,7 @@ class DknNode(Node):
 
     def _on_pair(self, pair: Pair) -> None:
         self.statistics.paired()
+        self._foresight.pair(pair.rgb)
         self.worker.put((pair, time.monotonic()))
 
     # The worker thread: convert, call, publish.
@@ -148,17 +161,36 @@ class DknNode(Node):
             self.statistics.failed(f"frame failed: {text}")
             self.get_logger().error(f"frame failed: {text}", throttle_duration_sec=QUIET_SECONDS)
 
+    def _look_early(self, msg: Image) -> None:
+        """Begin with a colour image whose depth is still to come; if none comes, nothing is lost but the work."""
+        if self._depth_size is None:
+            return
+        try:
+            rgb = read_rgb(msg)
+            self._early = msg, rgb, self.pipeline.look(rgb, self._depth_size)
+        except ValueError:
+            pass  # its pair will say so
+
     def _process(self, pair: Pair, arrival: float) -> None:
         start = time.perf_counter()
-        rgb, depth = read_rgb(pair.rgb), read_depth(pair.depth)
+        early, self._early = self._early, None
+        if early and early[0] is pair.rgb:
+            _, rgb, guidance = early
+        else:
+            rgb, guidance = read_rgb(pair.rgb), None
+        depth = read_depth(pair.depth)
+        self._depth_size = depth.shape[0], depth.shape[1]
+        msg, encoding = self._output, self.config.output_encoding
+        height, width = rgb.shape[:2]
+        pixels = pixels_of(msg, height, width, encoding)
         read = time.perf_counter()
-        enhanced = self.pipeline.enhance(rgb, depth)
+        enhanced = self.pipeline.enhance(rgb, depth, guidance, pixels if encoding == "32FC1" else self._in_metres(rgb))
         done = time.perf_counter()
-        msg = self._output
+        if encoding == "16UC1":
+            to_millimetres(enhanced.depth, pixels)
         msg.header = pair.rgb.header
         if stamp_ns(msg.header.stamp) == 0:  # a driver without a clock: the best we know is when the image came
             msg.header.stamp = Time(nanoseconds=pair.rgb_stamp_ns).to_msg()
-        write_depth(msg, enhanced.depth, self.config.output_encoding)
         info = self._camera_info(msg)
         self._depth.publish(msg)
         if info is not None:
@@ -167,6 +199,8 @@ class DknNode(Node):
         latency_ms = 1e3 * (time.monotonic() - arrival)
         self.statistics.published(latency_ms)
         stages = {name: ms for name, ms in enhanced.timings.items() if name != "whole"}
+        if guidance:
+            stages["early"] = guidance.milliseconds
         self._timing.publish(
             timing_array(
                 msg.header.stamp,
@@ -179,6 +213,12 @@ class DknNode(Node):
                 depth_size=(depth.shape[1], depth.shape[0]),
             )
         )
+
+    def _in_metres(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """An array for the result of a frame, the same as long as the size is."""
+        if self._metres is None or self._metres.shape != rgb.shape[:2]:
+            self._metres = np.empty(rgb.shape[:2], np.float32)
+        return self._metres
 
     def _camera_info(self, msg: Image) -> CameraInfo | None:
         """What describes `msg`; None without a camera_info that is of use: depth is published all the same."""
@@ -283,7 +323,9 @@ def main(args: list[str] | None = None) -> int:
     # An exception in the middle of loading torch can abort the process; nothing is there yet to be left in order.
     _on_signals(lambda *_: os._exit(0))
     import dkn_ros.pipeline  # noqa: F401
+    from dkn_ros.device import keep_freed_memory
 
+    keep_freed_memory()
     return run(DknNode, _spin, "dkn_node", args)
 
 
