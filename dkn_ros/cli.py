@@ -132,12 +132,14 @@ def _evaluate(given: argparse.Namespace) -> int:
 def _benchmark(given: argparse.Namespace) -> int:
     from dkn_ros.benchmark.report import machine, plot, table
     from dkn_ros.benchmark.run import Plan, read_precisions, read_sizes, run
+    from dkn_ros.device import keep_freed_memory
 
     for file in (given.json, given.plot):  # before the work, not after it
         if file and not Path(file).parent.is_dir():
             raise ValueError(f"no folder {Path(file).parent} for {file}; make it first")
     if given.plot and Path(given.plot).suffix != ".png":
         raise ValueError(f"plot is {given.plot}; wanted: a name that ends with .png")
+    keep_freed_memory()  # as the node does
     config = _settings(PipelineConfig, BENCHMARK_FLAGS, given)
     sizes, precisions = read_sizes(given.sizes), read_precisions(given.precisions)
     document = run(Plan(sizes, config, precisions, given.factor, given.frames, given.reference))

@@ -133,6 +133,9 @@ class NodeConfig(Settings):
     )
     warm_up_height: int = setting(480, "height of the colour image the network is warmed up for at start", 0, 16384)
     warm_up_factor: int = setting(4, "ratio of colour to depth size at that warm-up", 1, 64)
+    early_guidance: bool = setting(
+        True, "look at a colour image before its depth comes, where the images before it found theirs", live=True
+    )
     idle_seconds: float = setting(2.0, "without a pair for so long, the diagnostics call the node idle", 0.1, 3600.0)
 
 
@@ -185,6 +188,7 @@ class TrainingConfig(Settings):
     model: str = setting("fdkn", "network class, see models/__init__.py")
     options: dict = setting({}, "options of the network, see its Options class")
     seed: int = setting(0, "seed of initial weights, scenes and crops", 0)
+    start: str = setting("", "weights to begin with, a name or a .safetensors file; empty: random ones")
     scenes: int = setting(600, "procedural scenes that are rendered for training", 1)
     iterations: int = setting(12000, "optimiser steps", 1)
     batch: int = setting(12, "crops a step", 1)

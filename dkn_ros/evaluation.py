@@ -22,7 +22,8 @@ from dkn_ros.images import FramePair, frame_pairs, read_pair
 from dkn_ros.metrics import rmse
 from dkn_ros.models.classical import BASELINES, ximgproc
 from dkn_ros.pipeline import Pipeline
-from dkn_ros.preprocess import fill_holes, guidance_image, resample
+from dkn_ros.preprocess import fill_holes, guidance_image
+from dkn_ros.resampling import resample
 from dkn_ros.synthetic.degradation import KINECT, CameraModel, degrade
 
 FloatImage = NDArray[np.float32]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dkn_ros.depth import to_metres
-from dkn_ros.pipeline import Pipeline, StageClock
-from dkn_ros.preprocess import Target, check_rgb
+from dkn_ros.pipeline import Pipeline
+from dkn_ros.preprocess import Target, check_rgb, shrink
 from dkn_ros.sampling import WINDOW, deformable_average
 
 FloatImage = NDArray[np.float32]
@@ -116,9 +116,9 @@ def _full_pass(pipeline: Pipeline, rgb: NDArray[np.uint8], depth: NDArray) -> _P
     metres = to_metres(depth, pipeline.config.min_depth, pipeline.config.max_depth)
     if np.isnan(metres).all():
         raise ValueError("depth holds no valid pixel, so no pixel can be explained; wanted: at least one")
-    guidance, target = pipeline.prepare(rgb, metres, pipeline.guess(rgb, metres))
-    clock = StageClock(pipeline.device)
-    padded, guidance_heads, target_heads = pipeline.heads(guidance, target.image, target.validity, clock)
+    _, target = pipeline.prepare(rgb, metres, pipeline.guess(rgb, metres))
+    height, width = target.image.shape
+    padded, guidance_heads, target_heads = pipeline.heads(shrink(rgb, width, height), target)
     with torch.inference_mode():
         return _Pass(target, padded, *pipeline.model.kernels(guidance_heads, target_heads))
 

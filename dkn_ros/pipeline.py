@@ -10,8 +10,9 @@ finds there is what fills them.
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,22 +22,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from dkn_ros.blocks import guidance_blocks, target_blocks
+from dkn_ros.buffers import Buffers
 from dkn_ros.config import PipelineConfig
-from dkn_ros.depth import to_metres
+from dkn_ros.depth import check_depth, to_metres
 from dkn_ros.device import available_cores, bfloat16_gain, resolve_device, resolve_precision, resolve_threads
-from dkn_ros.models.fdkn import Heads, pad
+from dkn_ros.models.fdkn import Heads, Tower, pad, sampling_grid
 from dkn_ros.preprocess import (
     Target,
     check_rgb,
     coarse_size,
     guidance_image,
     pool,
-    resample,
     shrink,
     target_image,
     working_size,
 )
+from dkn_ros.resampling import resample
+from dkn_ros.sampling.fused import Finish, average_of_heads
+from dkn_ros.traits import traits_of
 from dkn_ros.weights import load_model
 
 FloatImage = NDArray[np.float32]
@@ -49,11 +55,27 @@ class Enhanced:
     """The result of one frame."""
 
     depth: FloatImage
-    """HxW metres on the colour grid, NaN where nothing can be known."""
-    valid: NDArray[np.bool_]
-    """HxW, where `depth` is trusted: measured, or within `fill_distance` of a measured pixel."""
+    """HxW metres on the colour grid, NaN where nothing can be known: beyond `fill_distance` from measured depth."""
     timings: dict[str, float]
     """Milliseconds of every stage, in order, and of the `whole`."""
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """HxW, where `depth` is trusted; made anew each time."""
+        return ~np.isnan(self.depth)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What the network sees in a colour image, see `Pipeline.look`."""
+
+    rgb: NDArray[np.uint8]
+    size: tuple[int, int]
+    """Height and width of the grid that the network works on."""
+    heads: Heads | None
+    """None for a network without guidance."""
+    milliseconds: float
+    """How long it took."""
 
 
 class StageClock:
@@ -81,6 +103,7 @@ class StageClock:
 class Pipeline:
     """Guided depth upsampling with loaded weights; for one thread at a time.
 
+    It keeps the arrays of a frame for the next one, which makes it fast for a stream of images of one size.
     Raises WeightsError for weights and ValueError for a device that cannot be used.
     """
 
@@ -91,50 +114,88 @@ class Pipeline:
         torch.set_num_threads(self.threads)
         self.precision = resolve_precision(self.config.precision, self.device, bfloat16_gain)
         self.model, self.card = load_model(self.config.weights)
-        for tower in (self.model.guidance, self.model.target):
-            if tower is not None:
-                tower.to(self.device, self.precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._guidance, self._target = (
+            tower and prepared(tower, self.device, self.precision) for tower in (self.model.guidance, self.model.target)
+        )
+        self._grid, self._offset_scale = sampling_grid(self.model.options)
+        self._buffers = Buffers()
 
-    def enhance(self, rgb: NDArray[np.uint8], depth: NDArray) -> Enhanced:
+    def enhance(
+        self,
+        rgb: NDArray[np.uint8],
+        depth: NDArray,
+        guidance: Guidance | None = None,
+        out: FloatImage | None = None,
+    ) -> Enhanced:
         """Upsample `depth` onto the grid of `rgb`.
 
         rgb: HxWx3 (RGB order) or HxW, uint8.
         depth: hxw of any size, seen from the colour camera; uint16 millimetres (0 invalid) or float32 metres (NaN, 0
             and below invalid).
+        guidance: what `look` made of this very `rgb`, if it was called.
+        out: HxW float32, C-contiguous, to write the result into; without it the result is a new array.
         Raises ValueError for other shapes and types.
         """
         check_rgb(rgb)
-        clock = StageClock(self.device)
         height, width = rgb.shape[:2]
-
+        if out is None:
+            out = np.empty((height, width), np.float32)
+        elif out.shape != (height, width) or out.dtype != np.float32 or not out.flags.c_contiguous:
+            given = f"{out.dtype} of shape {out.shape}" + ("" if out.flags.c_contiguous else ", not contiguous")
+            raise ValueError(f"out is {given}; wanted: C-contiguous float32 of shape {(height, width)}")
+        clock, buffers = StageClock(self.device), self._buffers
+        self._take_threads()
         with clock.stage("preprocess"):
-            metres = to_metres(depth, self.config.min_depth, self.config.max_depth)
-            blind = bool(np.isnan(metres).all())
+            check_depth(depth)
+            metres = buffers.array("metres", depth.shape)
+            to_metres(depth, self.config.min_depth, self.config.max_depth, metres)
+            blind = bool(np.isnan(metres, out=buffers.array("unknown", depth.shape, np.bool_)).all())
         if blind:
-            return self._nothing(height, width, clock)
-
+            out.fill(np.nan)
+            return Enhanced(out, clock.timings())
         with clock.stage("fill"):
             guess = self.guess(rgb, metres)
-
+        size = self._working_size(rgb, metres)
         with clock.stage("preprocess"):
-            guidance, target = self.prepare(rgb, metres, guess)
-
-        filtered = self._filter(guidance, target.image, target.validity, clock)
-
+            target = target_image(metres, size[1], size[0], guess, buffers)
+        with clock.stage("guidance"):
+            fits = guidance is not None and guidance.size == size and guidance.rgb is rgb
+            guidance_heads = guidance.heads if guidance and fits else self._look(rgb, size, buffers)
+        direct = size == (height, width)
+        result = out if direct else buffers.array("result", size)
+        self._filter(guidance_heads, target, self.config.fill_distance if direct else np.inf, buffers, result, clock)
         with clock.stage("postprocess"):
-            result = resample(self._finish(filtered, target), width, height)
-            valid = self.reach(target, width, height) <= self.config.fill_distance
-            result[~valid] = np.nan
-        return Enhanced(result, valid, clock.timings())
+            if not direct:
+                resample(result, width, height, buffers, out)
+                beyond = np.greater(
+                    self.reach(target, width, height, buffers),
+                    np.float32(self.config.fill_distance),
+                    out=buffers.array("beyond", out.shape, np.bool_),
+                )
+                np.copyto(out, np.float32(np.nan), where=beyond)
+        return Enhanced(out, clock.timings())
+
+    def look(self, rgb: NDArray[np.uint8], depth_size: tuple[int, int]) -> Guidance:
+        """The guidance tower's half of the work, before the depth is there.
+
+        rgb: as in `enhance`; must stay as it is until then.  depth_size: height and width that the depth will have; if
+        it turns out to have others, `enhance` may have to look again.
+        """
+        check_rgb(rgb)
+        self._take_threads()
+        clock = StageClock(self.device)
+        size = working_size(rgb.shape[:2], depth_size, self.card.ratios)
+        heads = self._look(rgb, size, self._buffers)
+        return Guidance(rgb, size, heads, clock.timings()["whole"])
 
     def prepare(
         self, rgb: NDArray[np.uint8], metres: FloatImage, guess: FloatImage | None = None
     ) -> tuple[FloatImage, Target]:
-        """Guidance and target as the network sees them, on the grid that it works on, see `Card.ratios`.
+        """Guidance CxHxW and target as the network sees them, on the grid that it works on, see `Card.ratios`.
 
         rgb: as in `enhance`.  metres: hxw, NaN invalid.  guess: hxw metres to put in the holes; see `target_image`.
         """
-        height, width = working_size(rgb.shape[:2], metres.shape, self.card.ratios)
+        height, width = self._working_size(rgb, metres)
         guidance = guidance_image(shrink(rgb, width, height), self.model.options.rgb)
         return guidance, target_image(metres, width, height, guess)
 
@@ -142,40 +203,30 @@ class Pipeline:
         """hxw metres that probably belong in the holes, from a pass of the network on a small grid.
 
         On the colour grid it moves depth by 7 pixels, which does not reach across an occlusion shadow.  None if there
-        are no holes or the network was not taught about them.
+        are no holes or the network was not taught about them.  The result lasts until the next frame.
         """
         if not self.model.options.validity or not np.isnan(metres).any():
             return None
+        buffers = self._buffers.part("coarse")
         height, width = coarse_size(rgb.shape[:2], metres.shape)
-        pooled = pool(metres, width, height)
+        pooled = pool(metres, width, height, buffers)
         if np.isnan(pooled).all():
             return None
-        target = target_image(pooled, width, height)
-        guidance = guidance_image(shrink(rgb, width, height), self.model.options.rgb)
-        filtered = self._filter(guidance, target.image, target.validity, StageClock(self.device))
-        return resample(self._finish(filtered, target), metres.shape[1], metres.shape[0])
-
-    def _finish(self, filtered: FloatImage, target: Target) -> FloatImage:
-        """The network's result in metres; overwrites `filtered`."""
-        strength = self.card.strength_at(target.ratio)
-        if strength < 1.0:
-            filtered -= target.image
-            filtered *= np.float32(strength)
-            filtered += target.image
-        # No surface lies outside the range that was measured; the network's overshoot does.
-        np.clip(filtered, 0.0, 1.0, out=filtered)
-        filtered *= np.float32(target.high - target.low)
-        filtered += np.float32(target.low)
-        return filtered
+        target = target_image(pooled, width, height, buffers=buffers)
+        heads = self._look(rgb, (height, width), buffers)
+        result = buffers.array("result", (height, width))
+        self._filter(heads, target, np.inf, buffers, result, StageClock(self.device))
+        return resample(result, metres.shape[1], metres.shape[0], buffers.part("guess"))
 
     @staticmethod
-    def reach(target: Target, width: int, height: int) -> FloatImage:
+    def reach(target: Target, width: int, height: int, buffers: Buffers | None = None) -> FloatImage:
         """height x width, pixels of the colour grid to the nearest measured depth."""
         if target.distance.shape == (height, width):
             return target.distance
-        scale = np.float32(width / target.distance.shape[1])
-        resized = cv2.resize(target.distance * scale, (width, height), interpolation=cv2.INTER_LINEAR)
-        return np.asarray(resized, np.float32)
+        resized = (buffers or Buffers()).array("reach", (height, width))
+        cv2.resize(target.distance, (width, height), resized, interpolation=cv2.INTER_LINEAR)
+        resized *= np.float32(width / target.distance.shape[1])
+        return resized
 
     def filter_raw(self, rgb: NDArray[np.uint8], image: NDArray) -> FloatImage:
         """Filter an image of any scale that has no units and no invalid values.
@@ -187,11 +238,16 @@ class Pipeline:
         if image.shape != rgb.shape[:2]:
             raise ValueError(f"raw image is {image.shape}, rgb {rgb.shape}; wanted: the same height and width")
         scale = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
-        target = image.astype(np.float32) / np.float32(scale)
-        if not np.isfinite(target).all():
+        scaled = np.ascontiguousarray(image, np.float32) / np.float32(scale)
+        if not np.isfinite(scaled).all():
             raise ValueError("raw image holds NaN or infinity; wanted: finite values, or a metric depth unit")
-        guidance = guidance_image(rgb, self.model.options.rgb)
-        return self._filter(guidance, target, np.ones_like(target), StageClock(self.device))
+        everywhere, nowhere = np.ones_like(scaled), np.zeros_like(scaled)
+        target = Target(scaled, everywhere, nowhere, 0.0, 1.0, 1.0, traits_of(scaled, 1.0, 1.0))
+        self._take_threads()
+        padded, guidance_heads, target_heads = self.heads(rgb, target)
+        with torch.inference_mode():
+            filtered = self.model.filter(padded, guidance_heads, target_heads)
+        return np.ascontiguousarray(filtered[0, 0, : scaled.shape[0], : scaled.shape[1]].float().cpu().numpy())
 
     def warm_up(self, width: int, height: int, depth_width: int, depth_height: int) -> float:
         """Run once on made-up images of these sizes, so that no frame waits for compilers; returns milliseconds."""
@@ -200,36 +256,75 @@ class Pipeline:
         depth[0] = 0  # a hole, so that this path is warm too
         return self.enhance(rgb, depth).timings["whole"]
 
-    @torch.inference_mode()
-    def heads(
-        self, guidance: FloatImage, target: FloatImage, validity: FloatImage, clock: StageClock
-    ) -> tuple[Tensor, Heads | None, Heads]:
-        """What both towers make of guidance CxHxW, target and validity HxW in 0..1.
+    def heads(self, rgb: NDArray[np.uint8], target: Target) -> tuple[Tensor, Heads | None, Heads]:
+        """What both towers make of a colour image and of a target on the grid that the network works on.
 
         Returns the target 1x1xH'xW', padded to whole strides, and the heads of the guidance and of the target tower.
         """
-        model = self.model
-        with clock.stage("guidance"):
-            guidance_heads = None
-            if model.guidance is not None:
-                guidance_heads = model.guidance(pad(self._tensor(guidance[None])).to(self.precision))
-        with clock.stage("target"):
-            padded = pad(self._tensor(target[None, None]))
-            seen = pad(self._tensor(validity[None, None])) if model.options.validity else None
-            return padded, guidance_heads, model.target(model.target_input(padded, seen).to(self.precision))
+        padded = pad(torch.from_numpy(target.image)[None, None]).to(self.device)
+        guidance_heads = self._look(rgb, (target.image.shape[0], target.image.shape[1]), self._buffers)
+        target_heads = _activated(self._target_heads(target, self._buffers))
+        return padded, guidance_heads and _activated(guidance_heads), target_heads
+
+    def _take_threads(self) -> None:
+        numba.set_num_threads(min(self.threads, _NUMBA_POOL))  # numba keeps the number for each thread that asks
+
+    def _working_size(self, rgb: NDArray[np.uint8], metres: FloatImage) -> tuple[int, int]:
+        return working_size(rgb.shape[:2], metres.shape, self.card.ratios)
 
     @torch.inference_mode()
-    def _filter(self, guidance: FloatImage, target: FloatImage, validity: FloatImage, clock: StageClock) -> FloatImage:
-        """Guidance CxHxW, target and validity HxW in 0..1 -> the filtered target HxW."""
-        numba.set_num_threads(min(self.threads, _NUMBA_POOL))  # numba keeps the number for each thread that asks
-        heads = self.heads(guidance, target, validity, clock)
+    def _look(self, rgb: NDArray[np.uint8], size: tuple[int, int], buffers: Buffers) -> Heads | None:
+        if self._guidance is None:
+            return None
+        small = shrink(rgb, size[1], size[0], buffers)
+        return self._guidance(guidance_blocks(small, self.model.options, self.precision, buffers).to(self.device))
+
+    @torch.inference_mode()
+    def _target_heads(self, target: Target, buffers: Buffers) -> Heads:
+        assert self._target is not None
+        return self._target(target_blocks(target, self.model.options, self.precision, buffers).to(self.device))
+
+    def _filter(
+        self,
+        guidance_heads: Heads | None,
+        target: Target,
+        fill_distance: float,
+        buffers: Buffers,
+        out: FloatImage,
+        clock: StageClock,
+    ) -> None:
+        """Run the rest of the network on `target` and write metres into `out`, NaN beyond `fill_distance`."""
+        with clock.stage("target"):
+            target_heads = self._target_heads(target, buffers)
+        # No surface lies outside the range that was measured; the network's overshoot does: clipped.
+        strength, reach = self.card.strength_at(target.ratio), min(fill_distance, float(np.finfo(np.float32).max))
+        finish = Finish(strength, target.low, target.high, True, target.distance, reach)
         with clock.stage("average"):
-            result = self.model.filter(*heads)
-            return result[0, 0, : target.shape[0], : target.shape[1]].float().cpu().numpy()
+            if self.device.type == "cpu":
+                grid, scale, residual = self._grid.numpy(), self._offset_scale, self.model.options.residual
+                guided = None if guidance_heads is None else (guidance_heads[0][0], guidance_heads[1][0])
+                heads = target_heads[0][0], target_heads[1][0]
+                average_of_heads(target.image, guided, heads, residual, grid, scale, out, finish, buffers, logits=True)
+            else:
+                padded = pad(torch.from_numpy(target.image)[None, None].to(self.device))
+                with torch.inference_mode():
+                    filtered = self.model.filter(
+                        padded, guidance_heads and _activated(guidance_heads), _activated(target_heads)
+                    )
+                height, width = out.shape
+                finish.apply(filtered[0, 0, :height, :width].float().cpu().numpy(), target.image, out)
 
-    def _tensor(self, array: FloatImage) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
 
-    def _nothing(self, height: int, width: int, clock: StageClock) -> Enhanced:
-        depth = np.full((height, width), np.nan, np.float32)
-        return Enhanced(depth, np.zeros((height, width), bool), clock.timings())
+def _activated(heads: Heads) -> Heads:
+    return torch.sigmoid(heads[0]), heads[1]
+
+
+def prepared(tower: Tower, device: torch.device, precision: torch.dtype) -> Callable[[Tensor], Heads]:
+    """A tower's layers, ready to run: batch norms worked into the convolutions before them, channels last."""
+    folded = copy.deepcopy(tower).eval()
+    for name in ("conv1", "conv3", "conv5"):
+        convolution, norm = getattr(folded, name), getattr(folded, f"{name}_bn")
+        setattr(folded, name, fuse_conv_bn_eval(convolution, norm))
+        setattr(folded, f"{name}_bn", torch.nn.Identity())
+    folded.to(device, precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return folded.layers

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from dkn_ros.metrics import rmse
 from dkn_ros.models import classical
 from dkn_ros.models.classical import BASELINES, Baseline
-from dkn_ros.preprocess import fill_holes, resample
+from dkn_ros.preprocess import fill_holes
+from dkn_ros.resampling import resample
 
 FloatImage = NDArray[np.float32]
 FACTOR, HEIGHT, WIDTH = 8, 64, 96

@@ -357,7 +357,7 @@ def test_inputs_are_not_written_to(pipeline: Pipeline) -> None:
 
 def test_the_same_input_gives_the_same_output_whatever_came_between(pipeline: Pipeline) -> None:
     first = pipeline.enhance(colour(), smooth())
-    kept = Enhanced(first.depth.copy(), first.valid.copy(), {})
+    kept = Enhanced(first.depth.copy(), {})
     pipeline.enhance(colour(30, 20), smooth(7, 5))
     pipeline.enhance(255 - colour(), 2 * smooth())
     assert_same(first, kept)  # a result is the caller's: later frames do not write into it

@@ -15,12 +15,12 @@ from dkn_ros.preprocess import (
     graded_validity,
     guidance_image,
     pool,
-    resample,
     shrink,
     smooth_holes,
     target_image,
     working_size,
 )
+from dkn_ros.resampling import resample
 
 FloatImage = NDArray[np.float32]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dkn_ros.depth import to_metres
 from dkn_ros.models.fdkn import FDKN, pad
 from dkn_ros.pipeline import Pipeline
-from dkn_ros.preprocess import resample
+from dkn_ros.resampling import resample
 from dkn_ros.sampling import WINDOW, published
 from dkn_ros.weights import load_model
 
@@ -24,15 +24,17 @@ FloatImage = NDArray[np.float32]
 
 
 @torch.inference_mode()
-def published_filter(model: FDKN, guidance: Tensor | None, target: Tensor, validity: Tensor | None = None) -> Tensor:
-    """What `model(guidance, target, validity)` gives, the published way; takes and returns what `FDKN.forward` does."""
+def published_filter(
+    model: FDKN, guidance: Tensor | None, target: Tensor, validity: Tensor | None = None, traits: Tensor | None = None
+) -> Tensor:
+    """What the model itself gives, the published way; takes and returns what `FDKN.forward` does."""
     height, width = target.shape[-2:]
     guidance_heads = None
     if model.guidance is not None:
         assert guidance is not None
         guidance_heads = model.guidance(pad(guidance))
     target = pad(target)
-    target_heads = model.target(model.target_input(target, None if validity is None else pad(validity)))
+    target_heads = model.target_heads(target, None if validity is None else pad(validity), traits)
     weight, offset = model.kernels(guidance_heads, target_heads)
     filtered = published.deformable_average(target, weight, offset, WINDOW)
     return (target + filtered if model.options.residual else filtered)[..., :height, :width]
@@ -54,12 +56,12 @@ class Published:
         """HxW metres; rgb and depth as in `Pipeline.enhance`."""
         height, width = rgb.shape[:2]
         guidance, target = self._pipeline.prepare(rgb, to_metres(depth), None)
-        options = self._model.options
         result = published_filter(
             self._model,
             self._tensor(guidance[None]),
             self._tensor(target.image[None, None]),
-            self._tensor(target.validity[None, None]) if options.validity else None,
+            self._tensor(target.validity[None, None]),
+            self._tensor(target.traits.encoded()[None]),
         )
         filtered: FloatImage = result[0, 0].cpu().numpy()
         filtered = target.image + np.float32(self._card.strength_at(target.ratio)) * (filtered - target.image)

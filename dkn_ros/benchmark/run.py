@@ -23,8 +23,8 @@ from dkn_ros.benchmark.timing import Contender, Run, View, race, spread, views
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import to_metres
 from dkn_ros.models.classical import BASELINES, ximgproc
-from dkn_ros.models.fdkn import pad
 from dkn_ros.pipeline import Pipeline
+from dkn_ros.preprocess import shrink
 from dkn_ros.sampling import WINDOW, deformable_average, published, reference
 
 CLASSICAL = ("guided", "fgs")
@@ -217,11 +217,9 @@ def average_alone(pipeline: Pipeline, plan: Plan, bar: tqdm) -> dict[str, Any]:
     model, device = pipeline.model, pipeline.device
     width, height = AVERAGE_SIZE
     view = views(width, height, plan.factor)[0]
-    guidance, target = pipeline.prepare(view.rgb, to_metres(view.depth), None)
-    arrays = (target.image[None, None], target.validity[None, None], guidance[None])
-    image, seen, colour = (pad(torch.from_numpy(array).to(device)) for array in arrays)
-    guidance_heads = None if model.guidance is None else model.guidance(colour.to(pipeline.precision))
-    target_heads = model.target(model.target_input(image, seen).to(pipeline.precision))
+    _, target = pipeline.prepare(view.rgb, to_metres(view.depth), None)
+    rows, columns = target.image.shape
+    image, guidance_heads, target_heads = pipeline.heads(shrink(view.rgb, columns, rows), target)
     # Contiguous, whatever the towers leave: no form pays for a layout that it did not choose.
     weight, offset = (kernel.contiguous() for kernel in model.kernels(guidance_heads, target_heads))
 

@@ -7,17 +7,17 @@ writes depth.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
 import torch
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dkn_ros.bfloat16 import number, power_of_two
+from dkn_ros.buffers import Buffers
 from dkn_ros.compiled import compiled
 from dkn_ros.sampling import WINDOW
 
@@ -35,38 +35,41 @@ SUBPIXELS = STRIDE * STRIDE
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
-@intrinsic
-def _from_bfloat16(_context, bits):  # type: ignore[no-untyped-def]
-    """float32 from the 16 bits of a bfloat16: the upper half of the same number."""
-
-    def build(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
-        wide = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
-        return builder.bitcast(wide, ir.FloatType())
-
-    return types.float32(types.uint16), build
-
-
-def _number(value: Any) -> Any:
-    """A head's value as float32, whichever type it is stored in."""
-    raise TypeError("a head holds float32 or bfloat16")  # compiled code takes one of the forms below
-
-
-@overload(_number, inline="always")
-def _(value):  # type: ignore[no-untyped-def]
-    if value == types.uint16:
-        return lambda value: _from_bfloat16(value)  # type: ignore[call-arg]
-    return lambda value: value
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+def _sigmoid(x):  # type: ignore[no-untyped-def]
+    """1 / (1 + exp(-x)) within 3e-7, by arithmetic that becomes vector instructions, as a call of exp does not."""
+    x = min(max(x, np.float32(-80.0)), np.float32(80.0))
+    # exp(-x) = 2^n exp(r) with |r| below ln(2) / 2, where seven terms of the series are as exact as float32.
+    n = np.floor(np.float32(0.5) - x * np.float32(1.4426950408889634))
+    r = -x - n * np.float32(0.6931471805599453)
+    series = np.float32(1 / 120) + r * np.float32(1 / 720)
+    series = np.float32(1 / 6) + r * (np.float32(1 / 24) + r * series)
+    series = np.float32(1) + r * (np.float32(1) + r * (np.float32(0.5) + r * series))
+    return np.float32(1) / (np.float32(1) + power_of_two(np.int32(n)) * series)  # type: ignore[call-arg]
 
 
 @compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
-def _kernels(guidance, target, guided, block):  # type: ignore[no-untyped-def]
+def _products(guidance, target, guided, block):  # type: ignore[no-untyped-def]
     """Products of the heads of one 4 x 4 block, or the target's alone; C numbers each."""
     if guided:
         for c in range(block.shape[0]):
-            block[c] = _number(guidance[c]) * _number(target[c])
+            block[c] = number(guidance[c]) * number(target[c])
     else:
         for c in range(block.shape[0]):
-            block[c] = _number(target[c])
+            block[c] = number(target[c])
+
+
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+def _weights(guidance, target, guided, logits, block):  # type: ignore[no-untyped-def]
+    """`_products` of the weights, which come after the sigmoid or before it."""
+    if not logits:
+        _products(guidance, target, guided, block)
+    elif guided:
+        for c in range(block.shape[0]):
+            block[c] = _sigmoid(number(guidance[c])) * _sigmoid(number(target[c]))
+    else:
+        for c in range(block.shape[0]):
+            block[c] = _sigmoid(number(target[c]))
 
 
 @compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
@@ -98,19 +101,52 @@ def _axis(displacement):  # type: ignore[no-untyped-def]
     return np.int32(low), first, second
 
 
+@dataclass(frozen=True)
+class Finish:
+    """How a sum becomes depth: low + (high - low) * clip(image + strength * (sum - image)), NaN where out of reach."""
+
+    strength: float = 1.0
+    """Share of the correction that is applied."""
+    low: float = 0.0
+    high: float = 1.0
+    clipped: bool = False
+    """Whether the sum is kept in 0..1."""
+    distance: Array | None = None
+    """HxW; None: everything is within reach."""
+    reach: float = 0.0
+    """Largest distance that is within reach."""
+
+    def apply(self, total: Array, image: Array, out: Array) -> None:
+        """The same in NumPy, for sums that were made elsewhere; all HxW."""
+        np.subtract(total, image, out=out)
+        out *= np.float32(self.strength)
+        out += image
+        if self.clipped:
+            np.clip(out, 0.0, 1.0, out=out)
+        out *= np.float32(self.high - self.low)
+        out += np.float32(self.low)
+        if self.distance is not None:
+            out[self.distance > np.float32(self.reach)] = np.nan
+
+
 @compiled(nogil=True, parallel=True, fastmath=_FAST, error_model="numpy")
-def _average(depth, gw, go, tw, to, guided, residual, base, scale, out):  # type: ignore[no-untyped-def]
-    """depth: (H + 2 MARGIN) x (W + 2 MARGIN).  Heads: hxwxC.  out: HxW, at most 4h x 4w."""
+def _average(depth, gw, go, tw, to, guided, logits, residual, base, scale, finish, distance, out):  # type: ignore[no-untyped-def]
+    """depth: (H + 2 MARGIN) x (W + 2 MARGIN).  Heads: hxwxC.  out: HxW, at most 4h x 4w.
+
+    finish: strength, low, span, least, most, reach.  distance: HxW, or empty.
+    """
     height, width = out.shape
     rows, columns = tw.shape[0], tw.shape[1]
     count = base.shape[0]
+    strength, low, span, least, most, reach = finish
+    bounded = distance.size > 0
     for row in numba.prange(rows):
         weight = np.empty(tw.shape[2], np.float32)
         offset = np.empty(to.shape[2], np.float32)
         total = np.empty(SUBPIXELS, np.float32)
         for column in range(columns):
-            _kernels(gw[row, column], tw[row, column], guided, weight)
-            _kernels(go[row, column], to[row, column], guided, offset)
+            _weights(gw[row, column], tw[row, column], guided, logits, weight)
+            _products(go[row, column], to[row, column], guided, offset)
             _normalise(weight, residual)
             top, left = STRIDE * row + MARGIN, STRIDE * column + MARGIN
             for s in range(SUBPIXELS):
@@ -132,23 +168,61 @@ def _average(depth, gw, go, tw, to, guided, residual, base, scale, out):  # type
             for s in range(SUBPIXELS):
                 y_out, x_out = STRIDE * row + s // STRIDE, STRIDE * column + s % STRIDE
                 if y_out < height and x_out < width:
-                    out[y_out, x_out] = total[s]
+                    centre = depth[top + s // STRIDE, left + s % STRIDE]
+                    value = min(max(centre + strength * (total[s] - centre), least), most)
+                    far = bounded and distance[y_out, x_out] > reach
+                    out[y_out, x_out] = np.float32(np.nan) if far else low + span * value
 
 
 def average_of_heads(
-    depth: Array, guidance: Heads | None, target: Heads, residual: bool, base: Array, scale: float, out: Array
+    depth: Array,
+    guidance: Heads | None,
+    target: Heads,
+    residual: bool,
+    base: Array,
+    scale: float,
+    out: Array,
+    finish: Finish | None = None,
+    buffers: Buffers | None = None,
+    logits: bool = False,
 ) -> None:
     """What `FDKN.kernels` and `FDKN.average` make of the heads, written into `out`.
 
-    depth: HxW.  guidance: None for the depth-only form.  base: Nx2, x and y of each kernel element before its offset.
-    scale: of the offsets.  out: HxW.
+    depth: HxW, at most the heads' 4h x 4w; beyond its right and lower border it goes on as it ends.
+    guidance: None for the depth-only form.  base: Nx2, x and y of each kernel element before its offset.
+    scale: of the offsets.  out: HxW.  finish: what else is done to each pixel while it is at hand.
+    logits: the heads' weights are still to go through the sigmoid, which in bfloat16 costs fewer digits here: of the
+        difference to float32, half was the rounding of what it gives.
     """
-    height, width = depth.shape
-    rows, columns = target[0].shape[-2:]
-    padded = np.zeros((STRIDE * rows + 2 * MARGIN, STRIDE * columns + 2 * MARGIN), np.float32)
-    padded[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = depth
+    finish, rows, columns = finish or Finish(), *target[0].shape[-2:]
+    shape = STRIDE * rows + 2 * MARGIN, STRIDE * columns + 2 * MARGIN
+    padded = (buffers or Buffers()).array("padded", shape)
+    _pad(depth, STRIDE * rows, STRIDE * columns, padded)
     gw, go, tw, to = (_channels_last(head) for head in (*(guidance or target), *target))
-    _average(padded, gw, go, tw, to, guidance is not None, residual, base, np.float32(scale), out)
+    ends = (0.0, 1.0) if finish.clipped else (-np.inf, np.inf)
+    numbers = (finish.strength, finish.low, finish.high - finish.low, *ends, finish.reach)
+    distance = _EVERYWHERE if finish.distance is None else finish.distance
+    as_float32 = tuple(np.float32(n) for n in numbers)
+    forms = guidance is not None, logits, residual
+    _average(padded, gw, go, tw, to, *forms, base, np.float32(scale), as_float32, distance, out)
+
+
+_EVERYWHERE = np.empty((0, 0), np.float32)
+
+
+@compiled(nogil=True, error_model="numpy")
+def _pad(depth, rows, columns, out):  # type: ignore[no-untyped-def]
+    """Depth, its last row and column again up to rows x columns, zeros around."""
+    height, width = depth.shape
+    for y in range(out.shape[0]):
+        inner = y - MARGIN
+        if inner < 0 or inner >= rows:
+            out[y] = np.float32(0)
+            continue
+        out[y, :MARGIN] = np.float32(0)
+        out[y, MARGIN + columns :] = np.float32(0)
+        for x in range(columns):
+            out[y, MARGIN + x] = depth[min(inner, height - 1), min(x, width - 1)]
 
 
 def _channels_last(head: Tensor) -> NDArray[Any]:
