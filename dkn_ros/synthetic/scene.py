@@ -290,14 +290,17 @@ class Scene:
             if best > 0.9:
                 break
 
-    def frame(self, width: int = 640, height: int = 480, time: float = 0.0) -> Frame:
-        """The view at `time` (seconds): the camera sways and turns slowly about its place."""
+    def camera(self, width: int = 640, height: int = 480, time: float = 0.0) -> Camera:
+        """Where the camera is at `time` (seconds): it sways and turns slowly about its place."""
         sway = np.array([0.12 * np.sin(0.9 * time), 0.05 * np.sin(0.7 * time), 0.08 * np.sin(0.5 * time)], np.float32)
         rotation = _look(self._yaw + 0.1 * np.sin(0.6 * time), self._pitch + 0.04 * np.sin(0.8 * time))
-        focal_length = self._focal * width
-        camera = Camera(width, height, focal_length, self._position + rotation @ sway, rotation)
+        return Camera(width, height, self._focal * width, self._position + rotation @ sway, rotation)
+
+    def frame(self, width: int = 640, height: int = 480, time: float = 0.0) -> Frame:
+        """What `camera` sees."""
+        camera = self.camera(width, height, time)
         colour, depth = render(self.world, camera)
-        return Frame(self._develop(colour), depth, focal_length)
+        return Frame(self._develop(colour), depth, camera.focal_length)
 
     def _develop(self, colour: Array) -> NDArray[np.uint8]:
         """What the colour camera makes of the light: exposure, tint, lens, gamma, noise."""
