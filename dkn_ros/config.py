@@ -106,6 +106,15 @@ class PipelineConfig(Settings):
     fill_distance: float = setting(
         32.0, "how far from valid input depth holes are filled, in pixels of the colour image", 0.0, 10000.0, live=True
     )
+    depth_resolution: str = setting(
+        "auto",
+        "depth at a size above its resolution; auto finds out if it is replicated or sparse, full: never, or the ratio",
+    )
+    depth_covers: str = setting(
+        "auto",
+        "what the depth covers of the colour image: all, top; auto: top for 4:3 depth with 5:4 colour, else all",
+        choices=("auto", "all", "top"),
+    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dkn_ros.depth import to_metres
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.preprocess import Target, check_rgb, shrink
 from dkn_ros.sampling import WINDOW, deformable_average
@@ -113,7 +112,7 @@ def explain(
 
 def _full_pass(pipeline: Pipeline, rgb: NDArray[np.uint8], depth: NDArray) -> _Pass:
     """What `Pipeline.enhance` does up to the kernels."""
-    metres = to_metres(depth, pipeline.config.min_depth, pipeline.config.max_depth)
+    metres = pipeline.metres(depth, (rgb.shape[0], rgb.shape[1]))
     if np.isnan(metres).all():
         raise ValueError("depth holds no valid pixel, so no pixel can be explained; wanted: at least one")
     _, target = pipeline.prepare(rgb, metres, pipeline.guess(rgb, metres))

@@ -41,6 +41,7 @@ from dkn_ros.preprocess import (
     working_size,
 )
 from dkn_ros.resampling import resample
+from dkn_ros.resolution import Resolution, covered_size, covering
 from dkn_ros.sampling.fused import Finish, average_of_heads
 from dkn_ros.traits import traits_of
 from dkn_ros.weights import load_model
@@ -119,6 +120,7 @@ class Pipeline:
         )
         self._grid, self._offset_scale = sampling_grid(self.model.options)
         self._buffers = Buffers()
+        self._resolution = Resolution(self.config.depth_resolution)
 
     def enhance(
         self,
@@ -146,10 +148,8 @@ class Pipeline:
         clock, buffers = StageClock(self.device), self._buffers
         self._take_threads()
         with clock.stage("preprocess"):
-            check_depth(depth)
-            metres = buffers.array("metres", depth.shape)
-            to_metres(depth, self.config.min_depth, self.config.max_depth, metres)
-            blind = bool(np.isnan(metres, out=buffers.array("unknown", depth.shape, np.bool_)).all())
+            metres = self.metres(depth, (height, width))
+            blind = bool(np.isnan(metres, out=buffers.array("unknown", metres.shape, np.bool_)).all())
         if blind:
             out.fill(np.nan)
             return Enhanced(out, clock.timings())
@@ -184,9 +184,22 @@ class Pipeline:
         check_rgb(rgb)
         self._take_threads()
         clock = StageClock(self.device)
-        size = working_size(rgb.shape[:2], depth_size, self.card.ratios)
+        rows, columns = covered_size(self._resolution.size(depth_size), rgb.shape[:2], self.config.depth_covers)
+        size = working_size(rgb.shape[:2], (rows, columns), self.card.ratios)
         heads = self._look(rgb, size, self._buffers)
         return Guidance(rgb, size, heads, clock.timings()["whole"])
+
+    def metres(self, depth: NDArray, colour: tuple[int, int]) -> FloatImage:
+        """Depth as the network gets it: float32 metres, NaN invalid, on the grid of its measurements, see `resolution`.
+
+        depth: as in `enhance`.  colour: height and width of the colour image.  The result lasts until the next frame.
+        """
+        check_depth(depth)
+        metres = self._buffers.array("metres", depth.shape)
+        to_metres(depth, self.config.min_depth, self.config.max_depth, metres)
+        return covering(
+            self._resolution.reduced(metres, self._buffers), colour, self.config.depth_covers, self._buffers
+        )
 
     def prepare(
         self, rgb: NDArray[np.uint8], metres: FloatImage, guess: FloatImage | None = None
