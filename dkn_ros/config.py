@@ -145,6 +145,15 @@ class NodeConfig(Settings):
     early_guidance: bool = setting(
         True, "look at a colour image before its depth comes, where the images before it found theirs", live=True
     )
+    registration: str = setting(
+        "auto",
+        "bring depth of another camera into the colour image; auto: where both images name different frames",
+        choices=("auto", "on", "off"),
+    )
+    extrinsics: str = setting(
+        "tf",
+        "where the depth camera is in the colour camera's optical frame: tf asks TF; or x y z (metres) qx qy qz qw",
+    )
     idle_seconds: float = setting(2.0, "without a pair for so long, the diagnostics call the node idle", 0.1, 3600.0)
 
 

@@ -27,6 +27,7 @@ ROS_MODULES = (
     "rosbag2_py",
     "sensor_msgs",
     "std_msgs",
+    "tf2_ros",
 )
 LAYERS = (
     {"config", "depth", "geometry", "sampling", "metrics"},

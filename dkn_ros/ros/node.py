@@ -47,6 +47,7 @@ from dkn_ros.ros.messages import (
     scaled_camera_info,
     stamp_ns,
 )
+from dkn_ros.ros.registering import registering_of
 from dkn_ros.ros.sync import Pair, make_synchroniser
 from dkn_ros.ros.worker import Foresight, Worker
 
@@ -88,6 +89,7 @@ class DknNode(Node):
         self.pipeline = Pipeline(pipeline_config)
         self._warm_up()
 
+        self.registering = registering_of(self, self.config)
         self.statistics = Statistics()
         self.synchroniser = make_synchroniser(self._on_pair, self.config.queue_size, self.config.slop)
         self.worker = Worker(self._work, lambda _: self.statistics.dropped_busy(), "dkn_worker")
@@ -178,7 +180,7 @@ class DknNode(Node):
             _, rgb, guidance = early
         else:
             rgb, guidance = read_rgb(pair.rgb), None
-        depth = read_depth(pair.depth)
+        depth = self.registering.depth(read_depth(pair.depth), rgb.shape[:2], pair, self._infos)
         self._depth_size = depth.shape[0], depth.shape[1]
         msg, encoding = self._output, self.config.output_encoding
         height, width = rgb.shape[:2]
@@ -210,7 +212,7 @@ class DknNode(Node):
                 latency_ms=latency_ms,
                 pair_difference_ms=pair.difference_ms,
                 rgb_size=(rgb.shape[1], rgb.shape[0]),
-                depth_size=(depth.shape[1], depth.shape[0]),
+                depth_size=(pair.depth.width, pair.depth.height),
             )
         )
 
@@ -262,7 +264,7 @@ class DknNode(Node):
             "threads": str(self.pipeline.threads),
             "weights": f"{self.pipeline.card.name} {self.pipeline.card.sha256[:12]}",
             "camera_info": "received" if "rgb" in self._infos else "none yet: depth/camera_info is not published",
-            "registration": registration(self._infos.get("rgb"), self._infos.get("depth")),
+            "registration": self.registering.about or registration(self._infos.get("rgb"), self._infos.get("depth")),
         }
         name = f"{self.get_fully_qualified_name()[1:]}: depth upsampling"
         stamp = self.get_clock().now().to_msg()

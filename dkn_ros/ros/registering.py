@@ -1,0 +1,203 @@
+"""Registration in the node: whether a pair's depth must be brought into the colour image, and by which calibration.
+
+Nothing here imports ROS at module level: messages are objects with the fields of sensor_msgs/CameraInfo, and the
+transform comes from parameters or from a function that asks TF.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkn_ros.calibration import Calibration
+from dkn_ros.config import NodeConfig
+from dkn_ros.depth import to_metres
+from dkn_ros.registration import Registration
+from dkn_ros.ros.messages import ImageError, scaled_camera_info
+
+if TYPE_CHECKING:
+    from sensor_msgs.msg import CameraInfo
+
+    from dkn_ros.ros.sync import Pair
+
+
+@dataclass(frozen=True)
+class Transform:
+    """p_colour = rotation @ p_depth + translation, in metres, between optical frames."""
+
+    rotation: NDArray[np.float64]
+    """3x3."""
+    translation: NDArray[np.float64]
+    """3."""
+
+    @classmethod
+    def of_numbers(cls, numbers: Any) -> Transform:
+        """Of x y z qx qy qz qw, as `static_transform_publisher` takes them for colour frame -> depth frame.
+
+        Raises ValueError, saying what was given and what is wanted, unless these are 7 finite numbers with a quaternion
+        of about unit length.
+        """
+        values = np.asarray(numbers, np.float64)
+        length = float(np.linalg.norm(values[3:])) if values.shape == (7,) else math.nan
+        if not np.isfinite(values).all() or not abs(length - 1) < 0.01:
+            given = " ".join(f"{v:g}" for v in values.ravel()) or "nothing"
+            raise ValueError(f"extrinsics are {given}; wanted: x y z in metres and a unit quaternion qx qy qz qw")
+        x, y, z, w = values[3:] / length
+        rotation = np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+                [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+                [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+            ]
+        )
+        return cls(rotation, values[:3])
+
+    @classmethod
+    def parsed(cls, text: str) -> Transform:
+        """Of 7 numbers in a string, separated by blanks or commas.  Raises ValueError."""
+        try:
+            numbers = [float(part) for part in text.replace(",", " ").split()]
+        except ValueError:
+            raise ValueError(f"extrinsics are {text!r}; wanted: tf, or 7 numbers x y z qx qy qz qw") from None
+        return cls.of_numbers(numbers)
+
+
+Lookup = Callable[[str, str], "Transform | str"]
+"""Target and source frame -> the transform, or a clause that says why there is none."""
+
+
+def calibration_of(info: CameraInfo, width: int, height: int) -> Calibration:
+    """The calibration of an image of this size that `info` describes: K and D, that is, an image that is not rectified.
+
+    For rectified images the driver has to send D of zeros and K = P, as it does where the sensor rectifies.
+    Raises ValueError where `info` is not calibrated, and ImageError where it has no size.
+    """
+    scaled = scaled_camera_info(info, width, height)
+    return Calibration(width, height, tuple(scaled.k), tuple(scaled.d), scaled.distortion_model)
+
+
+class Registering:
+    """Brings depth into the colour image where that is needed and can be done; for one thread at a time.
+
+    mode: "auto" registers where both images name their frames and these differ; "on" always; "off" never.
+    extrinsics: used in place of TF if given.  lookup: asks TF.
+    """
+
+    def __init__(self, mode: str, extrinsics: Transform | None, lookup: Lookup) -> None:
+        self._mode, self._extrinsics, self._lookup = mode, extrinsics, lookup
+        self._made: tuple[tuple[Any, ...], Registration] | None = None
+        self._transforms: dict[tuple[str, str], Transform] = {}
+        self._metres: NDArray[np.float32] | None = None
+        self.about = ""
+        """What was done with the last depth, for the diagnostics; empty if it was left as it came."""
+
+    def wanted(self, colour_frame: str, depth_frame: str) -> bool:
+        """Whether depth of that frame is to be registered."""
+        differ = bool(colour_frame and depth_frame and colour_frame != depth_frame)
+        return self._mode == "on" or (self._mode == "auto" and differ)
+
+    def depth(
+        self,
+        depth: NDArray,
+        colour_size: tuple[int, ...],
+        pair: Pair,
+        infos: Mapping[str, CameraInfo],
+    ) -> NDArray:
+        """Depth as the colour camera sees it, or as it came where it need not be registered.
+
+        depth: hxw uint16 millimetres or float32 metres.  colour_size: height and width of the colour image.
+        pair: whose images name their frames.  infos: of "rgb" and "depth", as far as they have come.
+        Returns float32 metres with NaN, see `Registration.register`; they last until the next call.
+        Raises ImageError("calibration"), which says what to do, where the calibration is missing or unfit.
+        """
+        frames = pair.rgb.header.frame_id, pair.depth.header.frame_id
+        self.about = ""
+        if not self.wanted(*frames):
+            return depth
+        registration = self._registration(depth.shape, colour_size, frames, (infos.get("rgb"), infos.get("depth")))
+        self.about = f"depth in {frames[1]!r} is registered to colour in {frames[0]!r}"
+        if self._metres is None or self._metres.shape != depth.shape:
+            self._metres = np.empty(depth.shape, np.float32)
+        return registration.register(to_metres(depth, out=self._metres))
+
+    def _registration(
+        self,
+        depth_size: tuple[int, ...],
+        colour_size: tuple[int, ...],
+        frames: tuple[str, str],
+        infos: tuple[CameraInfo | None, CameraInfo | None],
+    ) -> Registration:
+        rgb, other = infos
+        if rgb is None or other is None:
+            missing = " and ".join(name for name, info in (("colour", rgb), ("depth", other)) if info is None)
+            raise self._refusal(frames, f"camera_info of {missing} has not come")
+        transform = self._extrinsics or self._transform(*frames)
+        key = (depth_size, colour_size, frames, *(_key(info) for info in (rgb, other)))
+        if self._made is None or self._made[0] != key:
+            try:
+                made = Registration(
+                    calibration_of(other, depth_size[1], depth_size[0]),
+                    calibration_of(rgb, colour_size[1], colour_size[0]),
+                    transform.rotation,
+                    transform.translation,
+                )
+            except ValueError as error:
+                raise self._refusal(frames, str(error)) from error
+            self._made = key, made
+        return self._made[1]
+
+    def _transform(self, colour_frame: str, depth_frame: str) -> Transform:
+        """From TF; looked up once, because cameras are fixed to each other."""
+        frames = colour_frame, depth_frame
+        if frames not in self._transforms:
+            found = self._lookup(*frames)
+            if isinstance(found, str):
+                raise self._refusal(frames, f"no transform between them: {found}")
+            self._transforms[frames] = found
+        return self._transforms[frames]
+
+    @staticmethod
+    def _refusal(frames: tuple[str, str], why: str) -> ImageError:
+        about = f"colour is in frame {frames[0]!r}, depth in {frames[1]!r}, and it cannot be registered: {why}"
+        return ImageError("calibration", f"{about}; turn on the driver's registration, or set registration to off")
+
+
+def _key(info: CameraInfo) -> tuple[Any, ...]:
+    """What of a CameraInfo makes the calibration."""
+    roi = info.roi
+    region = roi.x_offset, roi.y_offset, roi.width, roi.height, info.binning_x, info.binning_y
+    return (info.width, info.height, tuple(info.k), tuple(info.d), info.distortion_model, *region)
+
+
+def registering_of(node: Any, config: NodeConfig) -> Registering:
+    """As a node's parameters say.  Raises ValueError for extrinsics that are none."""
+    extrinsics = None if config.extrinsics == "tf" else Transform.parsed(config.extrinsics)
+    return Registering(config.registration, extrinsics, tf_lookup(node))
+
+
+def tf_lookup(node: Any) -> Lookup:
+    """Asks TF by a listener of `node`, which is made at the first question; says so where tf2_ros is missing."""
+    made: list[Any] = []
+
+    def lookup(target: str, source: str) -> Transform | str:
+        try:
+            import tf2_ros
+            from rclpy.time import Time
+        except ImportError:
+            return "tf2_ros is not installed; set the parameter extrinsics"
+        if not made:
+            buffer = tf2_ros.Buffer()
+            made.extend((buffer, tf2_ros.TransformListener(buffer, node)))
+        try:
+            found = made[0].lookup_transform(target, source, Time()).transform
+        except tf2_ros.TransformException as error:
+            return f"{error} (or set the parameter extrinsics)".replace("\n", " ")
+        t, q = found.translation, found.rotation
+        return Transform.of_numbers((t.x, t.y, t.z, q.x, q.y, q.z, q.w))
+
+    return lookup

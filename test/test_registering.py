@@ -1,0 +1,188 @@
+"""The node's registration: when it is wanted, by which calibration, and what is said where there is none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import Bench, image, needs_rclpy, next_domain, parameters, peer_in, pixels_of, running
+
+from dkn_ros.config import NodeConfig
+from dkn_ros.ros.messages import ImageError
+from dkn_ros.ros.registering import Registering, Transform, calibration_of, registering_of, tf_lookup
+
+COLOUR, DEPTH = "colour_optical", "depth_optical"
+WIDTH, HEIGHT = 160, 120
+BESIDE = Transform(np.eye(3), np.array([0.1, 0.0, 0.0]))
+
+
+def info(width: int, height: int, focal_length: float, **changes: Any) -> Any:
+    k = [focal_length, 0, (width - 1) / 2, 0, focal_length, (height - 1) / 2, 0, 0, 1]
+    fields = {"width": width, "height": height, "k": k, "p": [*k[:3], 0, *k[3:6], 0, *k[6:], 0], "d": [0.0] * 5}
+    fields |= {"distortion_model": "plumb_bob", "binning_x": 0, "binning_y": 0, "roi": Region()}
+    return SimpleNamespace(**(fields | changes))
+
+
+class Region:
+    """A RegionOfInterest."""
+
+    def __init__(self) -> None:
+        self.x_offset = self.y_offset = self.width = self.height = 0
+
+
+def infos(**changes: Any) -> dict[str, Any]:
+    """Of two like cameras, with changes of the depth's."""
+    made = {camera: info(WIDTH, HEIGHT, 150.0) for camera in ("rgb", "depth")}
+    made["depth"].__dict__.update(changes)
+    return made
+
+
+def pair(colour: str = COLOUR, depth: str = DEPTH) -> Any:
+    rgb, other = (SimpleNamespace(header=SimpleNamespace(frame_id=frame)) for frame in (colour, depth))
+    return SimpleNamespace(rgb=rgb, depth=other)
+
+
+def never(*frames: str) -> str:
+    raise AssertionError("nobody should ask TF")
+
+
+def wall() -> Any:
+    return np.full((HEIGHT, WIDTH), 2000, np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "depth", "wanted"),
+    [
+        ("auto", COLOUR, DEPTH, True),
+        ("auto", COLOUR, COLOUR, False),
+        ("auto", "", DEPTH, False),  # a driver that names no frame
+        ("auto", COLOUR, "", False),
+        ("on", COLOUR, COLOUR, True),
+        ("off", COLOUR, DEPTH, False),
+    ],
+)
+def test_when_it_is_wanted(mode: str, colour: str, depth: str, wanted: bool) -> None:
+    registering = Registering(mode, BESIDE, never)
+    given = wall()
+    found = registering.depth(given, (HEIGHT, WIDTH), pair(colour, depth), infos())
+    assert (found is not given) == wanted == bool(registering.about)
+
+
+def test_depth_moves_as_the_extrinsics_say() -> None:
+    """A wall at 2 m and a focal length of 150 pixels: 10 cm are 7.5 pixels."""
+    found = Registering("auto", BESIDE, never).depth(wall(), (HEIGHT, WIDTH), pair(), infos())
+    assert found.shape == (HEIGHT, WIDTH)
+    assert np.isnan(found[:, :7]).all()
+    np.testing.assert_allclose(found[:, 8:], 2.0, rtol=1e-5)
+
+
+def test_tf_is_asked_until_it_answers_and_then_no_more() -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def lookup(*frames: str) -> Transform | str:
+        asked.append(frames)
+        return BESIDE if len(asked) == 2 else "it has not come"
+
+    registering = Registering("auto", None, lookup)
+    with pytest.raises(ImageError, match=r"no transform between them: it has not come; turn on") as raised:
+        registering.depth(wall(), (HEIGHT, WIDTH), pair(), infos())
+    assert raised.value.reason == "calibration"
+    for _ in range(3):
+        registering.depth(wall(), (HEIGHT, WIDTH), pair(), infos())
+    assert asked == [(COLOUR, DEPTH)] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "camera_info of colour and depth has not come"),
+        ({"rgb": infos()["rgb"]}, "camera_info of depth has not come"),
+        (infos(k=[0.0] * 9), "K is all 0, which means not calibrated"),
+        (infos(distortion_model="odd"), "distortion model is 'odd'"),
+        (infos(d=[1.0, 2.0]), "distortion D of plumb_bob is 1 2"),
+        (infos(width=0), "camera info of 0x120"),
+    ],
+)
+def test_without_a_calibration_it_says_what_is_missing(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ImageError, match=f"colour is in frame '{COLOUR}', depth in '{DEPTH}'") as raised:
+        Registering("auto", BESIDE, never).depth(wall(), (HEIGHT, WIDTH), pair(), given)
+    assert raised.value.reason == "calibration" and message in str(raised.value)
+
+
+def test_another_calibration_is_taken_at_once() -> None:
+    registering = Registering("auto", BESIDE, never)
+    first = registering.depth(wall(), (HEIGHT, WIDTH), pair(), infos()).copy()
+    moved = infos()
+    moved["rgb"].k = [150.0, 0, 99.5, 0, 150.0, 59.5, 0, 0, 1]
+    second = registering.depth(wall(), (HEIGHT, WIDTH), pair(), moved)
+    assert np.isnan(first[:, :7]).all() and np.isfinite(first[:, 8:20]).all()
+    assert np.isnan(second[:, :27]).all() and np.isfinite(second[:, 28:]).all()
+
+
+def test_the_calibration_is_that_of_the_image_as_it_is_sent() -> None:
+    """Binned 2 x 2 by the driver."""
+    full = info(640, 480, 500.0, binning_x=2, binning_y=2, d=[0.1, -0.2, 0.0, 0.0, 0.05])
+    camera = calibration_of(full, 320, 240)
+    assert (camera.width, camera.height, camera.focal_lengths) == (320, 240, (250.0, 250.0))
+    assert camera.d == (0.1, -0.2, 0.0, 0.0, 0.05)
+
+
+def test_numbers_of_a_transform() -> None:
+    """A quarter turn about z takes x to y."""
+    found = Transform.parsed("0.1, -0.2 0.3  0 0 0.70710678 0.70710678")
+    np.testing.assert_allclose(found.translation, (0.1, -0.2, 0.3))
+    np.testing.assert_allclose(found.rotation @ (1, 0, 0), (0, 1, 0), atol=1e-7)
+
+
+@pytest.mark.parametrize("text", ["", "1 2 3", "0 0 0 0 0 0 0", "0 0 0 0 0 0 2", "a b c d e f g", "nan 0 0 0 0 0 1"])
+def test_what_is_no_transform_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"extrinsics are .*; wanted: "):
+        registering_of(None, NodeConfig(extrinsics=text))
+
+
+def test_without_tf2_ros_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tf2_ros", None)
+    assert tf_lookup(None)(COLOUR, DEPTH) == "tf2_ros is not installed; set the parameter extrinsics"
+
+
+@needs_rclpy
+def test_the_node_registers_or_says_why_not(identity_weights: Path) -> None:
+    """Over DDS: no picture but a diagnostic while a camera_info is missing, a picture in the right place then."""
+    from sensor_msgs.msg import CameraInfo
+
+    arguments = parameters(
+        weights=str(identity_weights), device="cpu", threads=1, warm_up_width=0, extrinsics="0.1 0 0 0 0 0 1",
+        fill_distance=0.0,
+    )  # fmt: skip
+    rgb, depth = image("rgb8", np.zeros((HEIGHT, WIDTH, 3), np.uint8)), image("16UC1", wall())
+    depth.header.frame_id = DEPTH
+    k = infos()["rgb"].k
+    domain = next_domain()
+    with running("dkn_ros.ros.node", arguments, domain) as process, peer_in(domain) as peer:
+        bench = Bench(peer, process)
+        calibration = CameraInfo(width=WIDTH, height=HEIGHT, distortion_model="plumb_bob", d=[0.0] * 5)
+        calibration.k = [float(v) for v in k]
+        depth_info = peer.publisher(CameraInfo, "in/depth/camera_info")
+        bench.until(lambda: depth_info.get_subscription_count(), "the node to subscribe to the depth's info")
+
+        def refused() -> Any:
+            bench.send(rgb, depth)
+            status = bench.next_status()
+            return status if status.count("dropped: calibration") else None
+
+        status = bench.repeat(refused, "a refusal")
+        assert "cannot be registered: camera_info of" in status.message
+        assert not bench.outputs
+
+        def first() -> Any:
+            depth_info.publish(calibration)
+            return bench._answer(rgb, depth, 0, calibration)
+
+        found = pixels_of(bench.repeat(first, "a picture"))
+        assert np.isnan(found[:, :7]).all()
+        np.testing.assert_allclose(found[:, 9:], 2.0, atol=1e-3)
+        bench.status_when(lambda s: "is registered to colour" in s.values["registration"], "the diagnostics to say so")
