@@ -10,9 +10,8 @@ finds there is what fills them.
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,14 +21,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dkn_ros.blocks import guidance_blocks, target_blocks
 from dkn_ros.buffers import Buffers
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import check_depth, to_metres
 from dkn_ros.device import available_cores, bfloat16_gain, resolve_device, resolve_precision, resolve_threads
-from dkn_ros.models.fdkn import Heads, Tower, pad, sampling_grid
+from dkn_ros.models.fdkn import Heads, pad, sampling_grid
+from dkn_ros.models.inference import prepared
 from dkn_ros.preprocess import (
     Target,
     check_rgb,
@@ -166,7 +165,7 @@ class Pipeline:
         self._filter(guidance_heads, target, self.config.fill_distance if direct else np.inf, buffers, result, clock)
         with clock.stage("postprocess"):
             if not direct:
-                resample(result, width, height, buffers, out)
+                resample(result, width, height, buffers.part("enlarged"), out)
                 beyond = np.greater(
                     self.reach(target, width, height, buffers),
                     np.float32(self.config.fill_distance),
@@ -205,12 +204,14 @@ class Pipeline:
         On the colour grid it moves depth by 7 pixels, which does not reach across an occlusion shadow.  None if there
         are no holes or the network was not taught about them.  The result lasts until the next frame.
         """
-        if not self.model.options.validity or not np.isnan(metres).any():
+        if not self.model.options.validity:
+            return None
+        if not np.isnan(metres, out=self._buffers.array("unknown", metres.shape, np.bool_)).any():
             return None
         buffers = self._buffers.part("coarse")
         height, width = coarse_size(rgb.shape[:2], metres.shape)
         pooled = pool(metres, width, height, buffers)
-        if np.isnan(pooled).all():
+        if np.isnan(pooled, out=buffers.array("blank", pooled.shape, np.bool_)).all():
             return None
         target = target_image(pooled, width, height, buffers=buffers)
         heads = self._look(rgb, (height, width), buffers)
@@ -317,14 +318,3 @@ class Pipeline:
 
 def _activated(heads: Heads) -> Heads:
     return torch.sigmoid(heads[0]), heads[1]
-
-
-def prepared(tower: Tower, device: torch.device, precision: torch.dtype) -> Callable[[Tensor], Heads]:
-    """A tower's layers, ready to run: batch norms worked into the convolutions before them, channels last."""
-    folded = copy.deepcopy(tower).eval()
-    for name in ("conv1", "conv3", "conv5"):
-        convolution, norm = getattr(folded, name), getattr(folded, f"{name}_bn")
-        setattr(folded, name, fuse_conv_bn_eval(convolution, norm))
-        setattr(folded, f"{name}_bn", torch.nn.Identity())
-    folded.to(device, precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return folded.layers

@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba.core import types
 from numpy.typing import NDArray
 
-from dkn_ros.compiled import compiled
+from dkn_ros.buffers import Buffers
+from dkn_ros.compiled import any_image, compiled
 
 FloatImage = NDArray[np.float32]
 
@@ -42,12 +44,12 @@ class Traits(NamedTuple):
         return np.array((self.antialiased, min(noise, 1.0)), np.float32)
 
 
-def traits_of(depth: FloatImage, ratio: float, span: float) -> Traits:
+def traits_of(depth: FloatImage, ratio: float, span: float, buffers: Buffers | None = None) -> Traits:
     """Traits of a depth image (hxw, NaN invalid).
 
     ratio: of the colour's size to the depth's.  span: depth range of the frame, in the unit of `depth`.
     """
-    return Traits(antialiased(depth, ratio), noise(depth) / span)
+    return Traits(antialiased(depth, ratio), noise(depth, buffers) / span)
 
 
 def antialiased(depth: FloatImage, ratio: float) -> float:
@@ -67,21 +69,37 @@ def antialiased(depth: FloatImage, ratio: float) -> float:
     return float(1 / (1 + np.exp(-18 * sure * (between / edges - middle))))
 
 
-def noise(depth: FloatImage) -> float:
+def noise(depth: FloatImage, buffers: Buffers | None = None) -> float:
     """Standard deviation of the noise from pixel to pixel, in the unit of `depth`.
 
     The median of the Laplacian, which is 0 on a plane and does not see the edges: they are few.
     """
     step = max(1, round((depth.size / SAMPLES) ** 0.5))
-    inner = depth[1:-1:step, 1:-1:step]
-    if not inner.size:
+    rows, columns = (len(range(1, side - 1, step)) for side in depth.shape)
+    laplacians = (buffers or Buffers()).array("laplacians", (rows * columns,))
+    known = laplacians[: _laplacians(depth, step, laplacians)]
+    if not known.size:
         return 0.0
-    rows, columns = inner.shape
-    around = [depth[y::step, x::step][:rows, :columns] for y, x in ((0, 1), (2, 1), (1, 0), (1, 2))]
-    laplacian = np.abs(around[0] + around[1] + around[2] + around[3] - 4 * inner)
-    known = laplacian[~np.isnan(laplacian)]
+    middle = (known.size - 1) // 2, known.size // 2
+    known.partition(middle)
     # Of white noise the Laplacian has 20 times the variance; half of a normal distribution lies within 0.6745.
-    return float(np.median(known)) / (0.6745 * 20**0.5) if known.size else 0.0
+    return float((known[middle[0]] + known[middle[1]]) / 2) / (0.6745 * 20**0.5)
+
+
+@compiled(
+    types.int64(any_image(types.float32, 2), types.int64, types.float32[::1]), nogil=True, error_model="numpy"
+)
+def _laplacians(depth, step, out):  # type: ignore[no-untyped-def]
+    """Absolute values of the Laplacian of every `step`-th pixel that has one; returns how many."""
+    count = 0
+    for y in range(1, depth.shape[0] - 1, step):
+        for x in range(1, depth.shape[1] - 1, step):
+            around = depth[y - 1, x] + depth[y + 1, x] + depth[y, x - 1] + depth[y, x + 1]
+            value = abs(around - np.float32(4) * depth[y, x])
+            if not np.isnan(value):
+                out[count] = value
+                count += 1
+    return count
 
 
 @compiled(nogil=True, error_model="numpy")
