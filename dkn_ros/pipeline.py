@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import cv2
 import numba
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from dkn_ros.depth import check_depth, to_metres
 from dkn_ros.device import available_cores, bfloat16_gain, resolve_device, resolve_precision, resolve_threads
 from dkn_ros.models.fdkn import Heads, pad, sampling_grid
 from dkn_ros.models.inference import prepared
+from dkn_ros.postprocess import back_project, forget_beyond, reach
 from dkn_ros.preprocess import (
     Target,
     check_rgb,
@@ -46,6 +46,8 @@ from dkn_ros.weights import load_model
 
 FloatImage = NDArray[np.float32]
 
+LEAST_SHARE = 0.05
+"""A smaller share of a step of back-projection is not worth its time."""
 _NUMBA_POOL = numba.get_num_threads()
 
 
@@ -160,18 +162,20 @@ class Pipeline:
         with clock.stage("guidance"):
             fits = guidance is not None and guidance.size == size and guidance.rgb is rgb
             guidance_heads = guidance.heads if guidance and fits else self._look(rgb, size, buffers)
+        share = self.card.back_projection * target.traits.trust(target.ratio)
+        # Nothing more can be done to what is NaN: so only what is last makes it.
         direct = size == (height, width)
+        farthest, last = self.config.fill_distance, direct and share < LEAST_SHARE
         result = out if direct else buffers.array("result", size)
-        self._filter(guidance_heads, target, self.config.fill_distance if direct else np.inf, buffers, result, clock)
+        self._filter(guidance_heads, target, farthest if last else np.inf, buffers, result, clock)
         with clock.stage("postprocess"):
+            if share >= LEAST_SHARE:
+                back_project(result, metres, share, buffers)
+                np.clip(result, target.low, target.high, out=result)
             if not direct:
                 resample(result, width, height, buffers.part("enlarged"), out)
-                beyond = np.greater(
-                    self.reach(target, width, height, buffers),
-                    np.float32(self.config.fill_distance),
-                    out=buffers.array("beyond", out.shape, np.bool_),
-                )
-                np.copyto(out, np.float32(np.nan), where=beyond)
+            if not last:
+                forget_beyond(out, reach(target, width, height, buffers), farthest, buffers)
         return Enhanced(out, clock.timings())
 
     def look(self, rgb: NDArray[np.uint8], depth_size: tuple[int, int]) -> Guidance:
@@ -218,16 +222,6 @@ class Pipeline:
         result = buffers.array("result", (height, width))
         self._filter(heads, target, np.inf, buffers, result, StageClock(self.device))
         return resample(result, metres.shape[1], metres.shape[0], buffers.part("guess"))
-
-    @staticmethod
-    def reach(target: Target, width: int, height: int, buffers: Buffers | None = None) -> FloatImage:
-        """height x width, pixels of the colour grid to the nearest measured depth."""
-        if target.distance.shape == (height, width):
-            return target.distance
-        resized = (buffers or Buffers()).array("reach", (height, width))
-        cv2.resize(target.distance, (width, height), resized, interpolation=cv2.INTER_LINEAR)
-        resized *= np.float32(width / target.distance.shape[1])
-        return resized
 
     def filter_raw(self, rgb: NDArray[np.uint8], image: NDArray) -> FloatImage:
         """Filter an image of any scale that has no units and no invalid values.

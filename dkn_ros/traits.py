@@ -24,7 +24,11 @@ FLAT = 0.25
 """Greatest change beside an edge that still counts as flat, in parts of the step."""
 ENOUGH_EDGES = 30.0
 """With fewer edges in the frame, the answer moves towards "unknown"."""
-SAMPLES = 20_000
+QUIET, NOISY = 0.003, 0.006
+"""Noise, in parts of the depth range, up to which an input is believed and from which on it is not."""
+COARSE = 8.0
+"""Ratio from which on the bounds grow with it."""
+SAMPLES = 5_000
 """About so many pixels are looked at for the noise."""
 FULL_NOISE = 8.0
 """Steps of a factor of two that the noise's code spans."""
@@ -37,6 +41,14 @@ class Traits(NamedTuple):
     """How likely each pixel is the mean of its area (1) rather than one sample in it (0); 0.5: unknown."""
     noise: float
     """Standard deviation of the noise in parts of the depth range of the frame."""
+
+    def trust(self, ratio: float) -> float:
+        """How far the result, made smaller, has to give the input again: 1 for means without noise, else less.
+
+        ratio: of the colour's size to the depth's; on a coarse grid the shape of things looks like noise.
+        """
+        coarse = max(1.0, ratio / COARSE)
+        return self.antialiased * float(np.clip((NOISY - self.noise / coarse) / (NOISY - QUIET), 0, 1))
 
     def encoded(self) -> NDArray[np.float32]:
         """Both as the network sees them, in 0..1; the noise logarithmically, 0 where there is none."""
