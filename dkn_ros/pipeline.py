@@ -171,10 +171,10 @@ class Pipeline:
         with clock.stage("postprocess"):
             if share >= LEAST_SHARE:
                 back_project(result, metres, share, buffers)
-                np.clip(result, target.low, target.high, out=result)
             if not direct:
                 resample(result, width, height, buffers.part("enlarged"), out)
             if not last:
+                np.clip(out, target.low, target.high, out=out)  # both overshoot
                 forget_beyond(out, reach(target, width, height, buffers), farthest, buffers)
         return Enhanced(out, clock.timings())
 

@@ -103,20 +103,21 @@ def pipelines() -> tuple[Pipeline, Pipeline]:
     return stepping, plain
 
 
-def steps(width: int, height: int) -> tuple[NDArray[np.uint8], FloatImage]:
-    """A near panel before a tilted wall, in colour and depth; its edges lie between the pixels of the coarse grid."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    panel = (x > 0.27 * width) & (x < 0.71 * width) & (y > 0.23 * height) & (y < 0.83 * height)
+def steps() -> tuple[NDArray[np.uint8], FloatImage]:
+    """A near panel before a tilted wall, in colour and depth; its edges lie inside the pixels of every coarser grid."""
+    x = np.arange(640, dtype=np.float32)
+    panel = np.zeros((480, 640), bool)
+    panel[107:405, 171:459] = True
     rgb = np.repeat(np.where(panel, 200, 60)[..., None], 3, axis=2).astype(np.uint8)
-    return rgb, np.where(panel, 1.0, 2 + 0.3 * x / width).astype(np.float32)
+    return rgb, np.where(panel, 1.0, 2 + 0.3 * x / 640).astype(np.float32)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16])
 def test_the_pipeline_projects_means_back_and_leaves_samples(pipelines: tuple[Pipeline, Pipeline], factor: int) -> None:
-    rgb, depth = steps(640, 480)
+    rgb, depth = steps()
     means, samples = (lower(depth, factor, method) for method in ("area", "nearest"))
     stepped, plain = (p.enhance(rgb, means).depth for p in pipelines)
-    assert left_over(stepped, means) < 0.98 * left_over(plain, means)
+    assert left_over(stepped, means) < 0.9 * left_over(plain, means)
     assert np.nanmin(means) <= stepped.min() and stepped.max() <= np.nanmax(means)
     np.testing.assert_array_equal(*(p.enhance(rgb, samples).depth for p in pipelines))
 
