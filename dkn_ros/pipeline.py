@@ -292,8 +292,9 @@ class Pipeline:
         with clock.stage("target"):
             target_heads = self._target_heads(target, buffers)
         # No surface lies outside the range that was measured; the network's overshoot does: clipped.
-        strength, reach = self.card.strength_at(target.ratio), min(fill_distance, float(np.finfo(np.float32).max))
-        finish = Finish(strength, target.low, target.high, True, target.distance, reach)
+        strength = self.card.strength_at(target.ratio, target.traits.antialiased)
+        farthest = min(fill_distance, float(np.finfo(np.float32).max))
+        finish = Finish(strength, target.low, target.high, True, target.distance, farthest)
         with clock.stage("average"):
             if self.device.type == "cpu":
                 grid, scale, residual = self._grid.numpy(), self._offset_scale, self.model.options.residual

@@ -20,14 +20,16 @@ FloatImage = NDArray[np.float32]
 
 SMALLEST_STEP = 0.08
 """Least depth step that counts as an edge, in parts of its near side's depth."""
+LEAST_OVER_NOISE = 20.0
+"""And in deviations of the noise."""
 FLAT = 0.25
 """Greatest change beside an edge that still counts as flat, in parts of the step."""
+MIDDLE = 0.56
+"""Share of edges with a pixel between both sides from which on means are more likely than samples."""
 ENOUGH_EDGES = 30.0
 """With fewer edges in the frame, the answer moves towards "unknown"."""
-QUIET, NOISY = 0.003, 0.006
-"""Noise, in parts of the depth range, up to which an input is believed and from which on it is not."""
-COARSE = 8.0
-"""Ratio from which on the bounds grow with it."""
+QUIET, NOISY = 0.002, 0.0035
+"""Noise, in parts of the depth range, up to which an input is believed and from which on it is not; at a ratio of 2."""
 SAMPLES = 5_000
 """About so many pixels are looked at for the noise."""
 FULL_NOISE = 8.0
@@ -47,7 +49,7 @@ class Traits(NamedTuple):
 
         ratio: of the colour's size to the depth's; on a coarse grid the shape of things looks like noise.
         """
-        coarse = max(1.0, ratio / COARSE)
+        coarse = max(1.0, (ratio / 2) ** 0.5)
         return self.antialiased * float(np.clip((NOISY - self.noise / coarse) / (NOISY - QUIET), 0, 1))
 
     def encoded(self) -> NDArray[np.float32]:
@@ -61,24 +63,25 @@ def traits_of(depth: FloatImage, ratio: float, span: float, buffers: Buffers | N
 
     ratio: of the colour's size to the depth's.  span: depth range of the frame, in the unit of `depth`.
     """
-    return Traits(antialiased(depth, ratio), noise(depth, buffers) / span)
+    deviation = noise(depth, buffers)
+    return Traits(antialiased(depth, ratio, deviation), deviation / span)
 
 
-def antialiased(depth: FloatImage, ratio: float) -> float:
+def antialiased(depth: FloatImage, ratio: float, deviation: float = 0.0) -> float:
     """How likely each pixel is the mean of its area.
 
     Where two flat surfaces meet, a mean mostly lies between both and a sample does not.  The share of edges with such a
-    pixel was measured on public RGB-D frames: above 0.6 for means, below 0.5 for samples from a ratio of 4 on; at 2,
-    where the softness of the reference itself shows, above 0.3 and mostly below 0.25.
+    pixel was measured on public RGB-D frames: from a ratio of 4 on at least 0.6 for means and mostly below 0.5 for
+    samples.  At 2 the softness of the reference itself shows: samples of NYU v2 have 0.5, means of Redwood 0.3.
+    deviation: of the noise, in the unit of `depth`; it must not pass for edges.
     """
-    between, clear = _edges(depth, np.float32(SMALLEST_STEP), np.float32(FLAT))
+    least = np.float32(LEAST_OVER_NOISE * deviation)
+    between, clear = _edges(depth, np.float32(SMALLEST_STEP), least, np.float32(FLAT))
     edges = between + clear / 2  # a clear step is seen from both of its sides
     if not edges:
         return 0.5
-    octaves = np.log2(max(ratio, 1.0))
-    middle = 0.35 + 0.21 * np.clip(octaves - 1, 0, 1)
-    sure = min(1.0, edges / ENOUGH_EDGES) * np.clip((octaves - 0.4) / 0.6, 0, 1)
-    return float(1 / (1 + np.exp(-18 * sure * (between / edges - middle))))
+    sure = min(1.0, edges / ENOUGH_EDGES) * np.clip((np.log2(max(ratio, 1.0)) - 0.4) / 0.6, 0, 1)
+    return float(1 / (1 + np.exp(-18 * sure * (between / edges - MIDDLE))))
 
 
 def noise(depth: FloatImage, buffers: Buffers | None = None) -> float:
@@ -98,9 +101,7 @@ def noise(depth: FloatImage, buffers: Buffers | None = None) -> float:
     return float((known[middle[0]] + known[middle[1]]) / 2) / (0.6745 * 20**0.5)
 
 
-@compiled(
-    types.int64(any_image(types.float32, 2), types.int64, types.float32[::1]), nogil=True, error_model="numpy"
-)
+@compiled(types.int64(any_image(types.float32, 2), types.int64, types.float32[::1]), nogil=True, error_model="numpy")
 def _laplacians(depth, step, out):  # type: ignore[no-untyped-def]
     """Absolute values of the Laplacian of every `step`-th pixel that has one; returns how many."""
     count = 0
@@ -114,8 +115,10 @@ def _laplacians(depth, step, out):  # type: ignore[no-untyped-def]
     return count
 
 
-@compiled(nogil=True, error_model="numpy")
-def _edges(depth, smallest, flat):  # type: ignore[no-untyped-def]
+@compiled(
+    types.UniTuple(types.int64, 2)(any_image(types.float32, 2), *3 * (types.float32,)), nogil=True, error_model="numpy"
+)
+def _edges(depth, smallest, least, flat):  # type: ignore[no-untyped-def]
     """How many edges along rows and columns have a pixel between both sides, and at how many pixels there is none."""
     height, width = depth.shape
     between, clear = 0, 0
@@ -131,7 +134,8 @@ def _edges(depth, smallest, flat):  # type: ignore[no-untyped-def]
                         continue
                     p, a, b, c, n = depth[y - 2, x], depth[y - 1, x], depth[y, x], depth[y + 1, x], depth[y + 2, x]
                 step = abs(c - a)
-                if step > smallest * min(a, c) and abs(a - p) < flat * step and abs(n - c) < flat * step:  # not NaN
+                enough = step > smallest * min(a, c) and step > least  # not NaN
+                if enough and abs(a - p) < flat * step and abs(n - c) < flat * step:
                     share = (b - a) / (c - a)
                     if share > 0.15 and share < 0.85:
                         between += 1

@@ -72,16 +72,18 @@ class Card:
         if type(self.back_projection) not in (int, float) or not 0 <= self.back_projection <= 1:
             raise WeightsError(f"back_projection of the card is {self.back_projection!r}; wanted: a number from 0 to 1")
 
-    def strength_at(self, ratio: float) -> float:
+    def strength_at(self, ratio: float, antialiased: float = 0.0) -> float:
         """The share of the network's correction to apply at a ratio: all of it where the card says nothing.
 
         Between the card's ratios it goes with the logarithm of the ratio.  The finer the input, the less is left to
         gain and the more an edge in the wrong place costs.
+        antialiased: of `Traits`; means say where the edge is, so the surer it is of them, the nearer the share is to 1.
         """
         if not self.strength:
             return 1.0
         ratios = sorted(self.strength)
-        return float(np.interp(np.log2(ratio), np.log2(ratios), [self.strength[r] for r in ratios]))
+        share = float(np.interp(np.log2(ratio), np.log2(ratios), [self.strength[r] for r in ratios]))
+        return share + (1 - share) * antialiased if share < 1 else share
 
 
 def shipped_cards() -> dict[str, Card]:

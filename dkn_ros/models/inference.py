@@ -7,9 +7,9 @@ What else was measured at 640 x 480 on two cores (AMD EPYC with avx512_bf16, PyT
     float32            138     136                    129            130              132                163
     AVX2, float32      137     140                    137              -              141                170
 
-The fused ReLU has no public interface, torch.compile wants 11 s and a compiler at the start, OpenVINO 180 MB.  Its int8
-would take about half of the time, but is five times as far from float32 as bfloat16 is (p99 0.0034 against 0.0007 of the
-depth range).
+The fused ReLU has no public interface, torch.compile wants 11 s and a compiler at the start, OpenVINO 180 MB.  Its
+int8 would take about half of the time, but is five times as far from float32 as bfloat16 is (p99 0.0034 against 0.0007
+of the depth range).
 """
 
 from __future__ import annotations
