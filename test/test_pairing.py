@@ -238,7 +238,7 @@ def test_cameras_that_run_freely_are_paired_with_the_nearest_all_the_time() -> N
     messages += [Message(DEPTH, frame, START + frame * depth_period, 0) for frame in range(997)]
     pairs = pair(sorted(messages, key=lambda message: message.stamp))
     assert len(pairs) > 990
-    assert max(abs(p.difference_ms) for p in pairs) < 0.62 * PERIOD / MS
+    assert max(abs(p.difference_ms) for p in pairs) < 0.65 * PERIOD / MS
 
 
 @pytest.mark.parametrize("periods", ((PERIOD, 40 * MS), (40 * MS, PERIOD)))
@@ -283,7 +283,7 @@ def test_when_the_clock_goes_back_pairing_starts_anew(seed: int) -> None:
         message._replace(
             frame=message.frame + 1000,
             stamp=message.stamp - START + end - back,
-            arrival=message.arrival - START + end,
+            arrival=message.arrival - START + end + PERIOD,
         )
         for message in given.messages(chance)
     ]

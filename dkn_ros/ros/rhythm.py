@@ -44,6 +44,8 @@ class Rhythm:
         self.periods: list[int | None] = [None, None]
         self.offset: int | None = None
         """Depth stamp less colour stamp of one frame; None while there is no constant one."""
+        # Kept when all else is forgotten: after a jump of one topic, that of the other must be seen as well.
+        self._tolerated = [self.JUMP, self.JUMP]
 
     @property
     def period(self) -> int:
@@ -52,11 +54,8 @@ class Rhythm:
 
     def went_back(self, topic: int, stamp: int) -> int:
         """How far a stamp lies behind the newest of its topic, if so far that the clock must have been set; else 0."""
-        newest, period = self.newest[topic], self.periods[topic]
-        if newest is None:
-            return 0
-        tolerated = self.JUMP if period is None else min(self.JUMP, self.JUMP_PERIODS * period)
-        return newest - stamp if newest - stamp > tolerated else 0
+        newest = self.newest[topic]
+        return newest - stamp if newest is not None and newest - stamp > self._tolerated[topic] else 0
 
     def observe(self, topic: int, stamp: int) -> None:
         """Take note of a stamp."""
@@ -66,7 +65,9 @@ class Rhythm:
             newest = None
         self._stamps[topic].append(stamp)
         self.newest[topic] = stamp if newest is None else max(newest, stamp)
-        self.periods[topic] = self._measured_period(topic)
+        self.periods[topic] = period = self._measured_period(topic)
+        if period is not None:
+            self._tolerated[topic] = min(self.JUMP, self.JUMP_PERIODS * period)
         self.offset = self._measured_offset()
 
     def forget(self, *topics: int) -> None:
