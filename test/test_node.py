@@ -155,7 +155,9 @@ def test_diagnostics_of_a_working_node(bench: Bench) -> None:
     for key in ("dropped: rgb without depth", "dropped: depth without rgb", "rgb stamps of zero",
                 "depth stamps of zero", "clock jumps"):  # fmt: skip
         assert int(status.values[key]) >= 0, key
-    assert status.values["synchroniser"] in ("dkn_ros", "message_filters")
+    assert float(status.values["pair difference (ms)"]) == 0
+    assert {"rgb period (ms)", "depth period (ms)", "stamp offset (ms)"} <= status.values.keys()
+    assert status.values["synchroniser"] == "nearest"
     assert (status.values["device"], status.values["precision"], status.values["threads"]) == ("cpu", "float32", "1")
     assert re.fullmatch(r"small [0-9a-f]{12}", status.values["weights"])
 
@@ -391,9 +393,34 @@ def test_zero_stamps_are_paired_by_arrival(bench: Bench, topics: set[str]) -> No
         assert output.header.frame_id == FRAME_ID
         status = bench.next_status()
         assert status.count("rgb stamps of zero") > 0
+        assert status.values["paired by"] == "arrival"
         assert bench.answer(*good_pair()), "stamps are used again when they are there"
     finally:
         assert bench.set_parameter("slop", 0.0).successful
+
+
+def test_stamps_that_go_back_start_the_pairing_anew(bench: Bench) -> None:
+    """A bag that starts again."""
+    rgb, depth = good_pair()
+    bench.answer(rgb, depth)
+    before = bench.next_status().count("clock jumps")
+    stamps = itertools.count(bench.peer.now_ns() - 100_000_000_000, 33_000_000)
+
+    def come() -> Any:
+        now = next(stamps)
+        bench.send_as_it_is(stamp(rgb, now), stamp(depth, now))
+        return bench.peer.spin(lambda: of_stamp(bench.outputs, now), 2.0)
+
+    log = len(bench.process.log)
+    for _ in range(5):
+        assert bench.repeat(come, "an output with an old stamp")
+    status = bench.next_status()
+    assert status.count("clock jumps") == before + 1
+    assert status.values["paired by"] == "stamps"
+    assert float(status.values["pair difference (ms)"]) == 0.0
+    lines = re.findall(r"clock went back by ([0-9.]+) s; pairing starts anew", bench.process.log[log:])
+    assert len(lines) == 1
+    assert 0 < float(lines[0]) < 100
 
 
 # Parameters while it runs.
