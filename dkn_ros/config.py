@@ -123,10 +123,15 @@ class NodeConfig(Settings):
 
     slop: float = setting(
         0.0,
-        "largest stamp difference of a pair in seconds; 0: just below half the measured period",
+        "largest stamp difference of a pair in seconds; 0: half the measured period around the measured offset",
         0.0,
         10.0,
         live=True,
+    )
+    pairing: str = setting(
+        "nearest",
+        "nearest: nearest stamps, the offset between the topics taken out; message_filters: as ApproximateTime pairs",
+        choices=("nearest", "message_filters"),
     )
     queue_size: int = setting(10, "images of each topic that wait for their partner", 1, 1000)
     input_reliability: str = setting(

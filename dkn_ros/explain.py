@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dkn_ros.pipeline import Pipeline
+from dkn_ros.postprocess import reach
 from dkn_ros.preprocess import Target, check_rgb, shrink
 from dkn_ros.sampling import WINDOW, deformable_average
 
@@ -97,7 +98,7 @@ def explain(
     for x, y in pixels:
         check_pixel(x, y, width, height)
     made = _full_pass(pipeline, rgb, depth)
-    distance, farthest = pipeline.reach(made.target, width, height), pipeline.config.fill_distance
+    distance, farthest = reach(made.target, width, height), pipeline.config.fill_distance
     for x, y in pixels:
         if distance[y, x] > farthest:
             raise ValueError(

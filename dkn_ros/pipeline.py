@@ -10,26 +10,25 @@ finds there is what fills them.
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import cv2
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dkn_ros.blocks import guidance_blocks, target_blocks
 from dkn_ros.buffers import Buffers
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import check_depth, to_metres
 from dkn_ros.device import available_cores, bfloat16_gain, resolve_device, resolve_precision, resolve_threads
-from dkn_ros.models.fdkn import Heads, Tower, pad, sampling_grid
+from dkn_ros.models.fdkn import Heads, pad, sampling_grid
+from dkn_ros.models.inference import prepared
+from dkn_ros.postprocess import back_project, forget_beyond, reach
 from dkn_ros.preprocess import (
     Target,
     check_rgb,
@@ -48,6 +47,8 @@ from dkn_ros.weights import load_model
 
 FloatImage = NDArray[np.float32]
 
+LEAST_SHARE = 0.05
+"""A smaller share of a step of back-projection is not worth its time."""
 _NUMBA_POOL = numba.get_num_threads()
 
 
@@ -161,18 +162,20 @@ class Pipeline:
         with clock.stage("guidance"):
             fits = guidance is not None and guidance.size == size and guidance.rgb is rgb
             guidance_heads = guidance.heads if guidance and fits else self._look(rgb, size, buffers)
+        share = self.card.back_projection * target.traits.trust(target.ratio)
+        # Nothing more can be done to what is NaN: so only what is last makes it.
         direct = size == (height, width)
+        farthest, last = self.config.fill_distance, direct and share < LEAST_SHARE
         result = out if direct else buffers.array("result", size)
-        self._filter(guidance_heads, target, self.config.fill_distance if direct else np.inf, buffers, result, clock)
+        self._filter(guidance_heads, target, farthest if last else np.inf, buffers, result, clock)
         with clock.stage("postprocess"):
+            if share >= LEAST_SHARE:
+                back_project(result, metres, share, buffers)
             if not direct:
-                resample(result, width, height, buffers, out)
-                beyond = np.greater(
-                    self.reach(target, width, height, buffers),
-                    np.float32(self.config.fill_distance),
-                    out=buffers.array("beyond", out.shape, np.bool_),
-                )
-                np.copyto(out, np.float32(np.nan), where=beyond)
+                resample(result, width, height, buffers.part("enlarged"), out)
+            if not last:
+                np.clip(out, target.low, target.high, out=out)  # both overshoot
+                forget_beyond(out, reach(target, width, height, buffers), farthest, buffers)
         return Enhanced(out, clock.timings())
 
     def look(self, rgb: NDArray[np.uint8], depth_size: tuple[int, int]) -> Guidance:
@@ -218,28 +221,20 @@ class Pipeline:
         On the colour grid it moves depth by 7 pixels, which does not reach across an occlusion shadow.  None if there
         are no holes or the network was not taught about them.  The result lasts until the next frame.
         """
-        if not self.model.options.validity or not np.isnan(metres).any():
+        if not self.model.options.validity:
+            return None
+        if not np.isnan(metres, out=self._buffers.array("unknown", metres.shape, np.bool_)).any():
             return None
         buffers = self._buffers.part("coarse")
         height, width = coarse_size(rgb.shape[:2], metres.shape)
         pooled = pool(metres, width, height, buffers)
-        if np.isnan(pooled).all():
+        if np.isnan(pooled, out=buffers.array("blank", pooled.shape, np.bool_)).all():
             return None
         target = target_image(pooled, width, height, buffers=buffers)
         heads = self._look(rgb, (height, width), buffers)
         result = buffers.array("result", (height, width))
         self._filter(heads, target, np.inf, buffers, result, StageClock(self.device))
         return resample(result, metres.shape[1], metres.shape[0], buffers.part("guess"))
-
-    @staticmethod
-    def reach(target: Target, width: int, height: int, buffers: Buffers | None = None) -> FloatImage:
-        """height x width, pixels of the colour grid to the nearest measured depth."""
-        if target.distance.shape == (height, width):
-            return target.distance
-        resized = (buffers or Buffers()).array("reach", (height, width))
-        cv2.resize(target.distance, (width, height), resized, interpolation=cv2.INTER_LINEAR)
-        resized *= np.float32(width / target.distance.shape[1])
-        return resized
 
     def filter_raw(self, rgb: NDArray[np.uint8], image: NDArray) -> FloatImage:
         """Filter an image of any scale that has no units and no invalid values.
@@ -310,8 +305,9 @@ class Pipeline:
         with clock.stage("target"):
             target_heads = self._target_heads(target, buffers)
         # No surface lies outside the range that was measured; the network's overshoot does: clipped.
-        strength, reach = self.card.strength_at(target.ratio), min(fill_distance, float(np.finfo(np.float32).max))
-        finish = Finish(strength, target.low, target.high, True, target.distance, reach)
+        strength = self.card.strength_at(target.ratio, target.traits.antialiased)
+        farthest = min(fill_distance, float(np.finfo(np.float32).max))
+        finish = Finish(strength, target.low, target.high, True, target.distance, farthest)
         with clock.stage("average"):
             if self.device.type == "cpu":
                 grid, scale, residual = self._grid.numpy(), self._offset_scale, self.model.options.residual
@@ -330,14 +326,3 @@ class Pipeline:
 
 def _activated(heads: Heads) -> Heads:
     return torch.sigmoid(heads[0]), heads[1]
-
-
-def prepared(tower: Tower, device: torch.device, precision: torch.dtype) -> Callable[[Tensor], Heads]:
-    """A tower's layers, ready to run: batch norms worked into the convolutions before them, channels last."""
-    folded = copy.deepcopy(tower).eval()
-    for name in ("conv1", "conv3", "conv5"):
-        convolution, norm = getattr(folded, name), getattr(folded, f"{name}_bn")
-        setattr(folded, name, fuse_conv_bn_eval(convolution, norm))
-        setattr(folded, f"{name}_bn", torch.nn.Identity())
-    folded.to(device, precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return folded.layers

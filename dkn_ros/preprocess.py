@@ -132,12 +132,15 @@ def pool(depth: FloatImage, width: int, height: int, buffers: Buffers | None = N
     values = buffers.array("values", depth.shape)
     np.copyto(values, depth)
     np.copyto(values, np.float32(0), where=unknown)
-    known = np.subtract(1, unknown, out=buffers.array("known values", depth.shape), dtype=np.float32)
+    known = buffers.array("known values", depth.shape)
+    known.fill(1)
+    np.copyto(known, np.float32(0), where=unknown)
     total = cv2.resize(values, (width, height), buffers.array("total", small), interpolation=cv2.INTER_AREA)
     share = cv2.resize(known, (width, height), buffers.array("share", small), interpolation=cv2.INTER_AREA)
     with np.errstate(invalid="ignore", divide="ignore"):
         np.divide(total, share, out=total)
-    np.copyto(total, np.float32(np.nan), where=share < 0.25)
+    little = np.less(share, np.float32(0.25), out=buffers.array("little", small, np.bool_))
+    np.copyto(total, np.float32(np.nan), where=little)
     return np.asarray(total, np.float32)
 
 
@@ -195,14 +198,16 @@ def target_image(
     image = resample(scaled, width, height, buffers)
     across, down = width / depth.shape[1], height / depth.shape[0]
     ratio = (across * down) ** 0.5
-    traits = traits_of(depth, ratio, span)
+    traits = traits_of(depth, ratio, span, buffers)
     measured = np.float32(graded_validity(ratio))
     validity, away = buffers.array("validity", size), buffers.array("away", size)
     if not holes:
         validity.fill(measured)
         away.fill(0)
         return Target(image, validity, away, low, low + span, ratio, traits)
-    where = np.multiply(distance == 0, measured, out=buffers.array("where", depth.shape), dtype=np.float32)
+    where = buffers.array("where", depth.shape)
+    where.fill(0)
+    np.copyto(where, measured, where=np.equal(distance, 0, out=buffers.array("known", depth.shape, np.bool_)))
     cv2.resize(where, (width, height), validity, interpolation=cv2.INTER_NEAREST_EXACT)
     # Between a measured and a filled pixel the border runs half a pixel from both centres.
     distance -= np.float32(0.5)

@@ -26,6 +26,7 @@ import dkn_ros
 from dkn_ros.config import TrainingConfig
 from dkn_ros.device import resolve_device
 from dkn_ros.models import FDKN, build_model
+from dkn_ros.models.fdkn import TRAITS
 from dkn_ros.preprocess import guidance_image, target_image
 from dkn_ros.synthetic.degradation import CameraModel, degrade
 from dkn_ros.synthetic.samples import FRAME_HEIGHT, RATIOS, SceneStore
@@ -57,19 +58,25 @@ def loss_of(output: Tensor, truth: Tensor, validity: Tensor, square_weight: floa
 
 
 def start_from(model: FDKN, earlier: FDKN) -> None:
-    """Begin with the weights of another network; inputs that it did not have begin without effect.
+    """Begin with the weights of another network; `validity` and `traits` that it was not told begin without effect.
 
-    Raises ValueError for a network of other sizes.
+    Raises ValueError for a network that differs in anything else.
     """
-    state, own = earlier.state_dict(), model.state_dict()
-    for name, value in state.items():
-        if name not in own or own[name].shape != value.shape:
-            first = name.endswith("conv1.weight") and own[name].shape[1] > value.shape[1]
-            if not first:
-                raise ValueError(f"start holds {name} of shape {tuple(value.shape)}, which does not fit the options")
-            wider = torch.zeros_like(own[name])
-            wider[:, : value.shape[1]] = value
-            state[name] = wider
+    now, then = model.options, earlier.options
+    alike = dataclasses.replace(then, validity=then.validity or now.validity, traits=then.traits or now.traits)
+    unlike = [f.name for f in dataclasses.fields(now) if getattr(now, f.name) != getattr(alike, f.name)]
+    if unlike:
+        raise ValueError(
+            f"start holds a network with {', '.join(f'{name} {getattr(then, name)}' for name in unlike)}; wanted: "
+            f"{', '.join(f'{name} {getattr(now, name)}' for name in unlike)}, as in the options"
+        )
+    state, first = dict(earlier.state_dict()), "target.conv1.weight"
+    given, wider = state[first], torch.zeros_like(model.target.conv1.weight)
+    images = given.shape[1] - (TRAITS if then.traits else 0)  # the traits stand last, validity between
+    wider[:, :images] = given[:, :images]
+    if then.traits:
+        wider[:, -TRAITS:] = given[:, images:]
+    state[first] = wider
     model.load_state_dict(state)
 
 

@@ -10,19 +10,27 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba.core import types
 from numpy.typing import NDArray
 
-from dkn_ros.compiled import compiled
+from dkn_ros.buffers import Buffers
+from dkn_ros.compiled import any_image, compiled
 
 FloatImage = NDArray[np.float32]
 
 SMALLEST_STEP = 0.08
 """Least depth step that counts as an edge, in parts of its near side's depth."""
+LEAST_OVER_NOISE = 20.0
+"""And in deviations of the noise."""
 FLAT = 0.25
 """Greatest change beside an edge that still counts as flat, in parts of the step."""
+MIDDLE = 0.56
+"""Share of edges with a pixel between both sides from which on means are more likely than samples."""
 ENOUGH_EDGES = 30.0
 """With fewer edges in the frame, the answer moves towards "unknown"."""
-SAMPLES = 20_000
+QUIET, NOISY = 0.002, 0.0035
+"""Noise, in parts of the depth range, up to which an input is believed and from which on it is not; at a ratio of 2."""
+SAMPLES = 5_000
 """About so many pixels are looked at for the noise."""
 FULL_NOISE = 8.0
 """Steps of a factor of two that the noise's code spans."""
@@ -36,56 +44,81 @@ class Traits(NamedTuple):
     noise: float
     """Standard deviation of the noise in parts of the depth range of the frame."""
 
+    def trust(self, ratio: float) -> float:
+        """How far the result, made smaller, has to give the input again: 1 for means without noise, else less.
+
+        ratio: of the colour's size to the depth's; on a coarse grid the shape of things looks like noise.
+        """
+        coarse = max(1.0, (ratio / 2) ** 0.5)
+        return self.antialiased * float(np.clip((NOISY - self.noise / coarse) / (NOISY - QUIET), 0, 1))
+
     def encoded(self) -> NDArray[np.float32]:
         """Both as the network sees them, in 0..1; the noise logarithmically, 0 where there is none."""
         noise = np.log2(1 + 1000 * self.noise) / FULL_NOISE
         return np.array((self.antialiased, min(noise, 1.0)), np.float32)
 
 
-def traits_of(depth: FloatImage, ratio: float, span: float) -> Traits:
+def traits_of(depth: FloatImage, ratio: float, span: float, buffers: Buffers | None = None) -> Traits:
     """Traits of a depth image (hxw, NaN invalid).
 
     ratio: of the colour's size to the depth's.  span: depth range of the frame, in the unit of `depth`.
     """
-    return Traits(antialiased(depth, ratio), noise(depth) / span)
+    deviation = noise(depth, buffers)
+    return Traits(antialiased(depth, ratio, deviation), deviation / span)
 
 
-def antialiased(depth: FloatImage, ratio: float) -> float:
+def antialiased(depth: FloatImage, ratio: float, deviation: float = 0.0) -> float:
     """How likely each pixel is the mean of its area.
 
     Where two flat surfaces meet, a mean mostly lies between both and a sample does not.  The share of edges with such a
-    pixel was measured on public RGB-D frames: above 0.6 for means, below 0.5 for samples from a ratio of 4 on; at 2,
-    where the softness of the reference itself shows, above 0.3 and mostly below 0.25.
+    pixel was measured on public RGB-D frames: from a ratio of 4 on at least 0.6 for means and mostly below 0.5 for
+    samples.  At 2 the softness of the reference itself shows: samples of NYU v2 have 0.5, means of Redwood 0.3.
+    deviation: of the noise, in the unit of `depth`; it must not pass for edges.
     """
-    between, clear = _edges(depth, np.float32(SMALLEST_STEP), np.float32(FLAT))
+    least = np.float32(LEAST_OVER_NOISE * deviation)
+    between, clear = _edges(depth, np.float32(SMALLEST_STEP), least, np.float32(FLAT))
     edges = between + clear / 2  # a clear step is seen from both of its sides
     if not edges:
         return 0.5
-    octaves = np.log2(max(ratio, 1.0))
-    middle = 0.35 + 0.21 * np.clip(octaves - 1, 0, 1)
-    sure = min(1.0, edges / ENOUGH_EDGES) * np.clip((octaves - 0.4) / 0.6, 0, 1)
-    return float(1 / (1 + np.exp(-18 * sure * (between / edges - middle))))
+    sure = min(1.0, edges / ENOUGH_EDGES) * np.clip((np.log2(max(ratio, 1.0)) - 0.4) / 0.6, 0, 1)
+    return float(1 / (1 + np.exp(-18 * sure * (between / edges - MIDDLE))))
 
 
-def noise(depth: FloatImage) -> float:
+def noise(depth: FloatImage, buffers: Buffers | None = None) -> float:
     """Standard deviation of the noise from pixel to pixel, in the unit of `depth`.
 
     The median of the Laplacian, which is 0 on a plane and does not see the edges: they are few.
     """
     step = max(1, round((depth.size / SAMPLES) ** 0.5))
-    inner = depth[1:-1:step, 1:-1:step]
-    if not inner.size:
+    rows, columns = (len(range(1, side - 1, step)) for side in depth.shape)
+    laplacians = (buffers or Buffers()).array("laplacians", (rows * columns,))
+    known = laplacians[: _laplacians(depth, step, laplacians)]
+    if not known.size:
         return 0.0
-    rows, columns = inner.shape
-    around = [depth[y::step, x::step][:rows, :columns] for y, x in ((0, 1), (2, 1), (1, 0), (1, 2))]
-    laplacian = np.abs(around[0] + around[1] + around[2] + around[3] - 4 * inner)
-    known = laplacian[~np.isnan(laplacian)]
+    middle = (known.size - 1) // 2, known.size // 2
+    known.partition(middle)
     # Of white noise the Laplacian has 20 times the variance; half of a normal distribution lies within 0.6745.
-    return float(np.median(known)) / (0.6745 * 20**0.5) if known.size else 0.0
+    return float((known[middle[0]] + known[middle[1]]) / 2) / (0.6745 * 20**0.5)
 
 
-@compiled(nogil=True, error_model="numpy")
-def _edges(depth, smallest, flat):  # type: ignore[no-untyped-def]
+@compiled(types.int64(any_image(types.float32, 2), types.int64, types.float32[::1]), nogil=True, error_model="numpy")
+def _laplacians(depth, step, out):  # type: ignore[no-untyped-def]
+    """Absolute values of the Laplacian of every `step`-th pixel that has one; returns how many."""
+    count = 0
+    for y in range(1, depth.shape[0] - 1, step):
+        for x in range(1, depth.shape[1] - 1, step):
+            around = depth[y - 1, x] + depth[y + 1, x] + depth[y, x - 1] + depth[y, x + 1]
+            value = abs(around - np.float32(4) * depth[y, x])
+            if not np.isnan(value):
+                out[count] = value
+                count += 1
+    return count
+
+
+@compiled(
+    types.UniTuple(types.int64, 2)(any_image(types.float32, 2), *3 * (types.float32,)), nogil=True, error_model="numpy"
+)
+def _edges(depth, smallest, least, flat):  # type: ignore[no-untyped-def]
     """How many edges along rows and columns have a pixel between both sides, and at how many pixels there is none."""
     height, width = depth.shape
     between, clear = 0, 0
@@ -101,7 +134,8 @@ def _edges(depth, smallest, flat):  # type: ignore[no-untyped-def]
                         continue
                     p, a, b, c, n = depth[y - 2, x], depth[y - 1, x], depth[y, x], depth[y + 1, x], depth[y + 2, x]
                 step = abs(c - a)
-                if step > smallest * min(a, c) and abs(a - p) < flat * step and abs(n - c) < flat * step:  # not NaN
+                enough = step > smallest * min(a, c) and step > least  # not NaN
+                if enough and abs(a - p) < flat * step and abs(n - c) < flat * step:
                     share = (b - a) / (c - a)
                     if share > 0.15 and share < 0.85:
                         between += 1

@@ -52,11 +52,13 @@ class Card:
     ratios: tuple[float, float] = (1.0, 16.0)
     """Smallest and largest ratio of colour to depth size that the network can serve; for others the pipeline lets it
     work at another resolution, see `preprocess.working_size`."""
+    back_projection: float = 0.0
+    """Share of a step of back-projection that is taken where the input allows it, see `Traits.trust`."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Measured figures and the command that gives them."""
 
     def __post_init__(self) -> None:
-        for name in (f.name for f in dataclasses.fields(self) if f.name != "ratios"):
+        for name in (f.name for f in dataclasses.fields(self) if f.name not in ("ratios", "back_projection")):
             wanted = dict if name in ("options", "recipe", "strength", "metrics") else str
             if not isinstance(getattr(self, name), wanted):
                 raise WeightsError(f"{name} of the card is {getattr(self, name)!r}; wanted: {wanted.__name__}")
@@ -67,17 +69,21 @@ class Card:
         if len(ends) != 2 or not all(type(n) in (int, float) for n in ends) or not 1 <= ends[0] <= ends[1]:
             raise WeightsError(f"ratios of the card are {self.ratios}; wanted: [smallest, largest], both at least 1")
         object.__setattr__(self, "ratios", (float(ends[0]), float(ends[1])))
+        if type(self.back_projection) not in (int, float) or not 0 <= self.back_projection <= 1:
+            raise WeightsError(f"back_projection of the card is {self.back_projection!r}; wanted: a number from 0 to 1")
 
-    def strength_at(self, ratio: float) -> float:
+    def strength_at(self, ratio: float, antialiased: float = 0.0) -> float:
         """The share of the network's correction to apply at a ratio: all of it where the card says nothing.
 
         Between the card's ratios it goes with the logarithm of the ratio.  The finer the input, the less is left to
         gain and the more an edge in the wrong place costs.
+        antialiased: of `Traits`; means say where the edge is, so the surer it is of them, the nearer the share is to 1.
         """
         if not self.strength:
             return 1.0
         ratios = sorted(self.strength)
-        return float(np.interp(np.log2(ratio), np.log2(ratios), [self.strength[r] for r in ratios]))
+        share = float(np.interp(np.log2(ratio), np.log2(ratios), [self.strength[r] for r in ratios]))
+        return share + (1 - share) * antialiased if share < 1 else share
 
 
 def shipped_cards() -> dict[str, Card]:

@@ -58,7 +58,7 @@ def test_published_average_is_the_definition(size: int) -> None:
 @pytest.mark.parametrize(
     "options",
     [{}, {"residual": False}, {"guided": False}, {"rgb": True, "validity": True}, {"published_grid": True},
-     {"kernel_size": 5}],
+     {"kernel_size": 5}, {"validity": True, "traits": True}],
     ids=str,
 )  # fmt: skip
 def test_published_filter_is_the_network(make_model: Any, options: dict[str, Any]) -> None:
@@ -66,7 +66,8 @@ def test_published_filter_is_the_network(make_model: Any, options: dict[str, Any
     generator = torch.Generator().manual_seed(1)
     guidance = torch.rand(1, 3 if model.options.rgb else 1, 21, 30, generator=generator)
     target, validity = torch.rand(2, 1, 1, 21, 30, generator=generator)
-    given = (guidance if model.options.guided else None, target, validity if model.options.validity else None)
+    traits = torch.tensor([[0.9, 0.3]])
+    given = (guidance if model.options.guided else None, target, validity, traits)
     with torch.no_grad():
         expected = model(*given)
     result = published_filter(model, *given)

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dkn_ros.synthetic.cameras import METHODS, NOISE, random_camera
+from dkn_ros.synthetic.cameras import METHODS, NOISE, antialiasing_believed, random_camera
 from dkn_ros.synthetic.degradation import CameraModel, degrade
 
 NEVER_DRAWN = {"factor", "factor_y", "shift", "registered"}
@@ -56,6 +56,49 @@ def test_so_many_cameras_measure_without_noise(noiseless: float) -> None:
     drawn = [random_camera(np.random.default_rng(i), 4, noiseless=noiseless) for i in range(800)]
     quiet = [camera.disparity_noise + camera.tof_noise + camera.lateral_noise == 0 for camera in drawn]
     assert np.mean(quiet) == pytest.approx(noiseless, abs=0.05)
+
+
+def test_what_is_believed_of_antialiasing_is_right_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    means = np.arange(20_000) % 2 == 0
+    cameras = {True: CameraModel(factor=4, method="area"), False: CameraModel(factor=4, method="nearest")}
+    believed = np.array([antialiasing_believed(cameras[bool(mean)], rng) for mean in means])
+    for low in np.arange(0, 1, 0.1):
+        told = (believed >= low) & (believed < low + 0.1) & (believed > 0) & (believed < 1)
+        assert told.sum() > 300
+        assert means[told].mean() == pytest.approx(believed[told].mean(), abs=0.05)
+    assert means[believed == 1].all() and not means[believed == 0].any()
+    assert np.mean((believed == 0) | (believed == 1)) == pytest.approx(0.65, abs=0.02)
+
+
+def test_what_is_believed_of_drawn_cameras_is_about_right() -> None:
+    rng = np.random.default_rng(1)
+    drawn = [camera for camera in cameras(6000, 4) if camera.method != "box"]
+    believed = np.array([antialiasing_believed(camera, rng) for camera in drawn])
+    means = np.array([camera.method != "nearest" for camera in drawn])
+    for low in np.arange(0, 1, 0.25):
+        told = (believed >= low) & (believed < low + 0.25)
+        assert means[told].mean() == pytest.approx(believed[told].mean(), abs=0.12)  # there are more means than samples
+
+
+def test_a_mean_of_the_middle_is_believed_to_be_in_between() -> None:
+    rng = np.random.default_rng(2)
+    believed = [antialiasing_believed(CameraModel(factor=4, method="box"), rng) for _ in range(300)]
+    assert 0.3 <= min(believed) < 0.35 and 0.85 < max(believed) <= 0.9
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("ratios", "known"),
+    [((1.0, 0.0), False), ((1.4, 0.0), False), ((1.0, 1.4), False), ((1.0, 1.5), True), ((1.5, 0.0), True)],
+    ids=str,
+)
+def test_nothing_is_believed_where_depth_is_about_as_fine_as_colour(
+    method: str, ratios: tuple[float, float], known: bool
+) -> None:
+    camera = CameraModel(factor=ratios[0], factor_y=ratios[1], method=method)
+    believed = {antialiasing_believed(camera, np.random.default_rng(i)) for i in range(20)}
+    assert (believed == {0.5}) != known
 
 
 @pytest.mark.parametrize("ratios", [(1, 0), (4, 0), (2.4, 48 / 29), (1, 3)], ids=str)

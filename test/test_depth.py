@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -51,10 +53,45 @@ def test_input_is_left_as_it_was() -> None:
         assert not np.shares_memory(result, depth)
 
 
-def test_views_are_read_as_what_they_show() -> None:
-    depth = np.arange(1, 25, dtype=np.uint16).reshape(4, 6)
-    for view in (depth[::-1, ::-1], depth.T, depth[::2, 1::3]):
-        np.testing.assert_array_equal(to_metres(view), to_metres(view.copy()))
+VIEWS: dict[str, Callable[[NDArray], NDArray]] = {
+    "as it is": lambda depth: depth,
+    "turned": lambda depth: depth[::-1, ::-1],
+    "transposed": lambda depth: depth.T,
+    "fortran": lambda depth: np.asfortranarray(depth),
+    "strided": lambda depth: depth[::2, 1::3],
+    "padded rows": lambda depth: np.pad(depth, [(0, 0), (0, 3)], constant_values=9)[:, :-3],
+    "one row again and again": lambda depth: np.broadcast_to(depth[1], depth.shape),
+}
+
+
+@pytest.mark.parametrize("writeable", [True, False], ids=["writeable", "read-only"])
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_views_are_read_as_what_they_show(dtype: type, view: Callable[[NDArray], NDArray], writeable: bool) -> None:
+    depth = np.arange(24, dtype=dtype).reshape(4, 6)
+    shown = view(depth)
+    if not writeable:
+        shown.flags.writeable = False
+    wanted = to_metres(shown.copy())
+    np.testing.assert_array_equal(to_metres(shown), wanted)
+    np.testing.assert_array_equal(to_metres(shown, out=np.zeros(shown.shape, np.float32)), wanted)
+    if dtype == np.float32:
+        np.testing.assert_array_equal(to_millimetres(shown), 1000 * shown)
+
+
+@pytest.mark.parametrize(
+    "depth", [row([0, 1234, 500], np.uint16), row([np.nan, 1.234, -1.0])], ids=["uint16", "float32"]
+)
+def test_metres_are_written_to_out(depth: NDArray) -> None:
+    out = np.full(depth.shape, 7, np.float32)
+    assert to_metres(depth, 0.6, 2.0, out) is out
+    np.testing.assert_array_equal(out, row([np.nan, 1.234, np.nan]))
+
+
+def test_millimetres_are_written_to_out() -> None:
+    out = np.full((1, 4), 7, np.uint16)
+    assert to_millimetres(row([np.nan, 1.2344, 70.0, -1.0]), out) is out
+    assert out.tolist() == [[0, 1234, 0, 0]]
 
 
 def test_to_millimetres_rounds_and_marks_what_does_not_fit() -> None:

@@ -20,7 +20,7 @@ from dkn_ros.ros.diagnostics import (
     status_values,
     timing_array,
 )
-from dkn_ros.ros.sync import SyncCounts
+from dkn_ros.ros.sync import SyncState
 
 IDLE_SECONDS = 2.0
 INPUTS = Inputs("/camera/rgb", 1, "/camera/depth", 2, slop=0.0163)
@@ -204,6 +204,21 @@ def test_stamps_that_never_pair_are_a_warning() -> None:
     assert level(statistics)[0] == Level.OK
 
 
+def test_that_stamps_are_zero_is_said() -> None:
+    clock = Clock()
+    statistics = Statistics(clock)
+    by_arrival = replace(INPUTS, by_arrival=True)
+    for _ in range(90):
+        clock.now += 1 / 32
+        statistics.received_rgb()
+        statistics.received_depth()
+    unpaired = assess(statistics.snapshot(), by_arrival, IDLE_SECONDS)
+    assert unpaired[0] == Level.WARN and unpaired[1].startswith("no arrivals of /camera/rgb")
+    run(statistics, clock, 160)
+    working = assess(statistics.snapshot(), by_arrival, IDLE_SECONDS)
+    assert working == (Level.OK, "32.0 Hz, p50 7.0 ms; paired by arrival, stamps are zero")
+
+
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
@@ -239,7 +254,17 @@ def test_the_worst_comes_first() -> None:
     assert assess(busy, INPUTS, IDLE_SECONDS)[1].startswith("falling behind: 30 of 30")
 
 
-SYNC = SyncCounts(received=(100, 90), paired=80, waiting=(2, 1), zero_stamps=(3, 4), clock_jumps=5)
+SYNC = SyncState(
+    received=(100, 90),
+    paired=80,
+    waiting=(2, 1),
+    zero_stamps=(3, 4),
+    by_arrival=True,
+    clock_jumps=5,
+    periods_ns=(33_366_700, None),
+    offset_ns=-4_125_000,
+    difference_ns=1_000_000,
+)
 
 
 def test_values_of_the_status() -> None:
@@ -265,7 +290,12 @@ def test_values_of_the_status() -> None:
         "dropped: depth without rgb": "9",
         "rgb stamps of zero": "3",
         "depth stamps of zero": "4",
+        "paired by": "arrival",
         "clock jumps": "5",
+        "rgb period (ms)": "33.37",
+        "depth period (ms)": "unknown",
+        "stamp offset (ms)": "-4.12",
+        "pair difference (ms)": "1.00",
         "slop (ms)": "16.30",
         "synchroniser": "message_filters",
     }

@@ -76,6 +76,7 @@ FORMS: list[dict[str, Any]] = [
     {"guided": False},
     {"rgb": True, "validity": True},
     {"published_grid": True},
+    {"validity": True, "traits": True},
 ]
 
 

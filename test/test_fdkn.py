@@ -44,6 +44,8 @@ def test_has_as_many_parameters_as_the_authors_network(guided: bool, count: int)
         {"rgb": True},
         {"validity": True},
         {"rgb": True, "validity": True},
+        {"traits": True},
+        {"guided": False, "validity": True, "traits": True},
         {"published_grid": True},
     ],
     ids=str,
@@ -52,29 +54,57 @@ def test_every_option_runs_and_filters(make_model: MakeModel, options: dict[str,
     model = make_model(**options)
     guidance = images(13, 18, 3 if options.get("rgb") else 1, batch=2) if options.get("guided", True) else None
     target, validity = images(13, 18, batch=2), images(13, 18, batch=2).round() if options.get("validity") else None
+    traits = torch.tensor([[0.5, 0.1], [1.0, 0.0]]) if options.get("traits") else None
     with torch.no_grad():
-        output = model(guidance, target, validity)
+        output = model(guidance, target, validity, traits)
     assert output.shape == target.shape and output.dtype == torch.float32
     assert torch.isfinite(output).all()
     assert (output - target).abs().mean() > 1e-3
 
 
 def test_output_depends_on_every_input(make_model: MakeModel) -> None:
-    model = make_model(validity=True)
+    model = make_model(validity=True, traits=True)
     guidance, target, validity = images(16, 16), images(16, 16), torch.ones(1, 1, 16, 16)
+    traits = torch.tensor([[0.5, 0.2]])
     with torch.no_grad():
-        output = model(guidance, target, validity)
+        output = model(guidance, target, validity, traits)
         for other in (
-            model(guidance.flip(3), target, validity),
-            model(guidance, target.flip(3), validity),
-            model(guidance, target, validity.tril()),
+            model(guidance.flip(3), target, validity, traits),
+            model(guidance, target.flip(3), validity, traits),
+            model(guidance, target, validity.tril(), traits),
+            model(guidance, target, validity, torch.tensor([[1.0, 0.2]])),
+            model(guidance, target, validity, torch.tensor([[0.5, 0.7]])),
         ):
             assert (other - output).abs().max() > 1e-3
+
+
+def test_traits_are_those_of_their_own_image(make_model: MakeModel) -> None:
+    model = make_model(traits=True)
+    guidance, target = images(12, 16, batch=2), images(12, 16, batch=2)
+    traits = torch.tensor([[0.0, 0.3], [1.0, 0.6]])
+    with torch.no_grad():
+        together = model(guidance, target, None, traits)
+        for i in range(2):
+            alone = model(guidance[i : i + 1], target[i : i + 1], None, traits[i : i + 1])
+            torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-5)
+        assert (model(guidance, target, None, traits.flip(0)) - together).abs().max() > 1e-3
+
+
+def test_what_a_network_is_not_told_does_not_matter(make_model: MakeModel) -> None:
+    model, guidance, target = make_model(), images(8, 12), images(8, 12)
+    with torch.no_grad():
+        told = model(guidance, target, images(8, 12).round(), torch.tensor([[1.0, 0.5]]))
+        assert torch.equal(told, model(guidance, target))
 
 
 def test_validity_is_asked_for(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match="wanted: validity Bx1xHxW"):
         make_model(validity=True)(images(8, 8), images(8, 8))
+
+
+def test_traits_are_asked_for(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match="wanted: traits Bx2"):
+        make_model(validity=True, traits=True)(images(8, 8), images(8, 8), images(8, 8))
 
 
 @pytest.mark.parametrize("residual", [True, False], ids=["residual", "normalised"])
@@ -155,17 +185,19 @@ def test_a_tower_is_the_one_of_the_papers_table(make_model: MakeModel, tower: st
 
 @pytest.mark.parametrize("tower", ["guidance", "target"])
 def test_sub_pixel_i_j_of_the_input_is_channel_4i_plus_j(make_model: MakeModel, tower: str) -> None:
-    model = make_model(rgb=True, validity=True)
+    model = make_model(rgb=True, validity=True, traits=True)
     seen: list[Tensor] = []
     convolution = getattr(model, tower).conv1
     hook = convolution.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     guidance, target, validity = images(8, 12, 3), images(8, 12), images(8, 12).round()
     with torch.no_grad():
-        model(guidance, target, validity)
+        model(guidance, target, validity, torch.tensor([[0.25, 0.75]]))
     hook.remove()
     image = guidance if tower == "guidance" else torch.cat((target, validity), dim=1)
     for channel, i, j in itertools.product(range(image.shape[1]), range(4), range(4)):
         assert torch.equal(seen[0][:, 16 * channel + 4 * i + j], image[:, channel, i::4, j::4])
+    rest = seen[0][0, 16 * image.shape[1] :]
+    assert [set(channel.unique().tolist()) for channel in rest] == ([{0.25}, {0.75}] if tower == "target" else [])
 
 
 def test_sub_pixel_i_j_of_kernel_element_n_is_channel_16n_plus_4i_plus_j(make_model: MakeModel) -> None:

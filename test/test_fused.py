@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import MakeModel
+from numpy.typing import NDArray
 from torch import Tensor
 
+from dkn_ros.buffers import Buffers
 from dkn_ros.models import FDKN
-from dkn_ros.models.fdkn import Heads
+from dkn_ros.models.fdkn import Heads, sampling_grid
 from dkn_ros.sampling import WINDOW
+from dkn_ros.sampling.fused import Finish, average_of_heads
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -106,3 +110,93 @@ def test_with_gradients_the_steps_are_taken(make_model: MakeModel) -> None:
     weight = heads[0].clone().requires_grad_()
     model.filter(torch.rand(1, 1, 12, 16), guidance, (weight, heads[1])).sum().backward()
     assert weight.grad is not None and weight.grad.abs().sum() > 0
+
+
+def averaged(model: FDKN, image: NDArray[np.float32], guidance: Heads, heads: Heads, **settings: Any) -> NDArray:
+    """What `average_of_heads` makes of heads of a batch of one; the depth-only form does not see the guidance."""
+    base, scale = sampling_grid(model.options)
+    guided = (guidance[0][0], guidance[1][0]) if model.options.guided else None
+    out = np.empty_like(image)
+    average_of_heads(
+        image, guided, (heads[0][0], heads[1][0]), model.options.residual, base.numpy(), scale, out, **settings
+    )
+    return out
+
+
+def some_image(width: int = 26, height: int = 21) -> NDArray[np.float32]:
+    """Of a size that is no multiple of 4; six blocks by seven hold it."""
+    return np.random.default_rng(5).uniform(-0.1, 1.1, (height, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_weights_may_come_before_the_sigmoid(make_model: MakeModel, options: dict[str, Any], kind: torch.dtype) -> None:
+    """In bfloat16 too: the sigmoid of what was rounded, but itself not rounded."""
+    model, image = make_model(**options), some_image()
+    before, after = [], []
+    for seed in range(2):
+        weight, offset = random_heads(model, 6, 7, seed=seed)
+        logits, offset = (12 * weight - 6).to(kind), offset.to(kind)
+        before.append((logits, offset))
+        after.append((torch.sigmoid(logits.float()), offset.float()))
+    found = averaged(model, image, *before, logits=True)
+    np.testing.assert_allclose(found, averaged(model, image, *after), rtol=0, atol=2e-6)
+    assert np.abs(found - averaged(model, image, *before)).max() > 0.05
+
+
+def finishes() -> list[Finish]:
+    distance = np.random.default_rng(6).uniform(0, 10, some_image().shape).astype(np.float32)
+    distance[:5] = 0
+    return [
+        Finish(),
+        Finish(strength=0.4),
+        Finish(low=0.7, high=4.2),
+        Finish(clipped=True),
+        Finish(strength=1.7, low=-3.0, high=-1.0, clipped=True),
+        Finish(distance=distance, reach=4.0),
+        Finish(distance=distance, reach=0.0),
+        Finish(distance=distance, reach=float(np.finfo(np.float32).max)),
+        Finish(0.6, 0.7, 4.2, True, distance, 2.5),
+    ]
+
+
+@pytest.mark.parametrize("finish", finishes(), ids=lambda f: f"{f.strength} {f.low} {f.high} {f.clipped} {f.reach}")
+@pytest.mark.parametrize("options", [{}, {"residual": False}, {"guided": False}], ids=str)
+def test_finishing_on_the_way_gives_what_finishing_afterwards_gives(
+    make_model: MakeModel, options: dict[str, Any], finish: Finish
+) -> None:
+    model, image = make_model(**options), some_image()
+    heads = random_heads(model, 6, 7), random_heads(model, 6, 7, seed=1)
+    plain = averaged(model, image, *heads)
+    wanted = np.empty_like(plain)
+    finish.apply(plain, image, wanted)
+    found = averaged(model, image, *heads, finish=finish)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6)
+    far = np.zeros(image.shape, bool) if finish.distance is None else finish.distance > finish.reach
+    np.testing.assert_array_equal(np.isnan(found), far)
+    if finish.clipped:
+        assert np.nanmin(found) == np.float32(finish.low) and np.nanmax(found) <= np.float32(finish.high)
+
+
+def test_a_finish_does_what_it_says() -> None:
+    image, total = np.array([[0.0, 0.5, 0.5, 1.0]], np.float32), np.array([[-1.0, 0.0, 1.0, 2.0]], np.float32)
+    out, distance = np.empty_like(image), np.array([[0, 2, 3, 0]], np.float32)
+    for finish, wanted in (
+        (Finish(), [-1, 0, 1, 2]),
+        (Finish(strength=0.5), [-0.5, 0.25, 0.75, 1.5]),
+        (Finish(strength=0.5, clipped=True), [0, 0.25, 0.75, 1]),
+        (Finish(low=1, high=3), [-1, 1, 3, 5]),
+        (Finish(low=1, high=3, clipped=True), [1, 1, 3, 3]),
+        (Finish(distance=distance, reach=2), [-1, 0, np.nan, 2]),
+    ):
+        finish.apply(total, image, out)
+        np.testing.assert_allclose(out[0], wanted, atol=1e-6)
+
+
+def test_buffers_serve_heads_of_every_size(make_model: MakeModel) -> None:
+    model, buffers = make_model(), Buffers()
+    for width, height in ((26, 21), (26, 21), (8, 40), (1, 1), (26, 21)):
+        image = some_image(width, height)
+        rows, columns = -(-height // 4), -(-width // 4)
+        heads = random_heads(model, rows, columns), random_heads(model, rows, columns, seed=1)
+        np.testing.assert_array_equal(averaged(model, image, *heads, buffers=buffers), averaged(model, image, *heads))

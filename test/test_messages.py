@@ -16,6 +16,7 @@ from dkn_ros.geometry import crop_intrinsics, scale_intrinsics
 from dkn_ros.ros import messages
 from dkn_ros.ros.messages import (
     ImageError,
+    pixels_of,
     read_depth,
     read_rgb,
     registration,
@@ -278,6 +279,61 @@ def test_a_real_image_keeps_its_buffer() -> None:
     write_depth(msg, np.full((2, 3), 2.5, np.float32))
     assert msg.data is data
     np.testing.assert_array_equal(read_depth(msg), np.full((2, 3), 2.5))
+
+
+@pytest.mark.parametrize(("encoding", "kind"), [("32FC1", np.float32), ("16UC1", np.uint16)])
+def test_pixels_of_a_message_are_there_to_be_written(encoding: str, kind: type) -> None:
+    msg = SimpleNamespace(data=b"", header="header", height=9, width=9, step=1, is_bigendian=7, encoding="rgb8")
+    pixels = pixels_of(msg, 3, 5, encoding)
+    size = np.dtype(kind).itemsize
+    assert pixels.shape == (3, 5) and pixels.dtype == kind
+    assert pixels.flags.c_contiguous and pixels.flags.writeable and pixels.flags.aligned
+    assert (msg.height, msg.width, msg.step, msg.encoding, msg.header) == (3, 5, 5 * size, encoding, "header")
+    assert msg.is_bigendian == (sys.byteorder == "big")
+    assert isinstance(msg.data, array) and msg.data.typecode == "B" and len(msg.data) == 15 * size
+    pixels[:] = np.arange(1, 16).reshape(3, 5)
+    np.testing.assert_array_equal(read_depth(msg), pixels)
+    assert struct.unpack("=15" + ("f" if kind == np.float32 else "H"), bytes(msg.data)) == tuple(range(1, 16))
+
+
+def test_pixels_are_those_of_the_same_buffer_while_its_length_stays() -> None:
+    msg = SimpleNamespace(data=b"")
+    first = pixels_of(msg, 4, 6, "32FC1")
+    buffer = msg.data
+    for height, width, encoding in ((4, 6, "32FC1"), (6, 4, "32FC1"), (4, 12, "16UC1"), (4, 6, "32FC1")):
+        pixels = pixels_of(msg, height, width, encoding)
+        assert msg.data is buffer and np.shares_memory(pixels, first)
+        assert (msg.height, msg.width, msg.step * msg.height, msg.encoding) == (height, width, 96, encoding)
+    for height, width, encoding in ((4, 7, "32FC1"), (4, 6, "16UC1")):
+        pixels = pixels_of(msg, height, width, encoding)
+        assert msg.data is not buffer and not np.shares_memory(pixels, first)
+        assert len(msg.data) == pixels.nbytes
+        buffer = msg.data
+
+
+def test_a_buffer_of_another_kind_is_replaced() -> None:
+    """An empty message of some ROS versions holds a list, one that was received an array."""
+    for data in (bytes(24), [0] * 24, array("B", bytes(23))):
+        msg = SimpleNamespace(data=data)
+        pixels_of(msg, 2, 3, "32FC1")[:] = 1
+        assert isinstance(msg.data, array) and len(msg.data) == 24 and msg.data is not data
+
+
+@pytest.mark.parametrize("encoding", ["", "mono16", "32FC3", "64FC1", "rgb8"])
+def test_pixels_of_no_output_encoding_are_refused_and_the_message_left_alone(encoding: str) -> None:
+    msg = SimpleNamespace(data=b"")
+    with pytest.raises(ValueError, match=f"output encoding is '{encoding}'; wanted: 32FC1 or 16UC1"):
+        pixels_of(msg, 2, 3, encoding)
+    assert vars(msg) == {"data": b""}
+
+
+def test_a_real_image_keeps_its_buffer_for_its_pixels() -> None:
+    sensor_msgs = pytest.importorskip("sensor_msgs.msg", reason="sensor_msgs is not installed")
+    msg = sensor_msgs.Image()
+    first = pixels_of(msg, 2, 3, "32FC1")
+    first[:] = 1.5
+    assert np.shares_memory(pixels_of(msg, 2, 3, "32FC1"), first)
+    np.testing.assert_array_equal(read_depth(msg), np.full((2, 3), 1.5))
 
 
 def test_stamp_in_nanoseconds() -> None:

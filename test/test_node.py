@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import signal
 import time
@@ -34,6 +35,7 @@ from dkn_ros.config import PipelineConfig
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros.diagnostics import Level
 from dkn_ros.ros.messages import camera_info, stamp_ns
+from dkn_ros.ros.worker import Foresight
 
 pytestmark = needs_rclpy
 
@@ -153,7 +155,9 @@ def test_diagnostics_of_a_working_node(bench: Bench) -> None:
     for key in ("dropped: rgb without depth", "dropped: depth without rgb", "rgb stamps of zero",
                 "depth stamps of zero", "clock jumps"):  # fmt: skip
         assert int(status.values[key]) >= 0, key
-    assert status.values["synchroniser"] in ("dkn_ros", "message_filters")
+    assert float(status.values["pair difference (ms)"]) == 0
+    assert {"rgb period (ms)", "depth period (ms)", "stamp offset (ms)"} <= status.values.keys()
+    assert status.values["synchroniser"] == "nearest"
     assert (status.values["device"], status.values["precision"], status.values["threads"]) == ("cpu", "float32", "1")
     assert re.fullmatch(r"small [0-9a-f]{12}", status.values["weights"])
 
@@ -181,6 +185,92 @@ def test_missing_stream_is_named(bench: Bench) -> None:
     status = bench.repeat(warned, "a warning that depth is missing")
     assert status.level == Level.WARN
     assert status.message.startswith("images come on /in/rgb/image (1 publisher) but not on /in/depth/image")
+
+
+# Before the depth comes.
+
+
+def moved(frame: int) -> NDArray[np.uint8]:
+    """A colour image of its own for every frame."""
+    return np.roll(colours(), 11 * frame, axis=1)
+
+
+def colour_alone(bench: Bench, rgb: NDArray[np.uint8], seconds: float = 0.06) -> int:
+    """Publish a colour image, wait and return its stamp."""
+    now = bench.peer.now_ns()
+    bench.rgb.publish(stamp(image("rgb8", rgb), now))
+    bench.peer.spin(lambda: False, seconds)
+    return now
+
+
+def answer_to_late_depth(bench: Bench, rgb: NDArray[np.uint8]) -> tuple[NDArray, Status] | None:
+    """The result and the timing of a pair whose depth comes 60 ms after its colour; None where best effort lost one."""
+    now = colour_alone(bench, rgb)
+    bench.depth.publish(stamp(image("16UC1", plane()), now))
+    heard = bench.peer.spin(lambda: of_stamp(bench.outputs, now) and of_stamp(bench.timings, now), 2.0)
+    return (pixels_of(of_stamp(bench.outputs, now)), Status(heard)) if heard else None
+
+
+def begins_early(bench: Bench, pause: float = 0.0) -> int:
+    """Send frames until the node begins one before its depth comes; returns how many it took."""
+    for frame in itertools.count(1):
+        assert frame < 200, "it never began early"
+        answer = answer_to_late_depth(bench, moved(frame))
+        if answer and "early_ms" in answer[1].values:
+            return frame
+        bench.peer.spin(lambda: False, pause)
+    raise AssertionError
+
+
+def test_the_node_begins_before_the_depth_comes_and_computes_the_same(bench: Bench, pipeline: Pipeline) -> None:
+    for _ in range(3):
+        colour_alone(bench, moved(0))  # without depth, so that what was in a row before is over
+    assert begins_early(bench, pause=0.14) > Foresight.ENOUGH  # at 5 Hz, or what this machine can do
+    early = 0
+    for frame in range(12):
+        answer = answer_to_late_depth(bench, moved(frame))
+        if answer:
+            result, timing = answer
+            early += "early_ms" in timing.values
+            assert all(float(timing.values[f"{name}_ms"]) >= 0 for name in STAGES)
+            expected = pipeline.enhance(moved(frame), plane()).depth
+            np.testing.assert_allclose(result, expected, atol=1e-4, err_msg=f"frame {frame}")
+    assert early > 0
+
+
+def test_it_need_not_begin_early(bench: Bench) -> None:
+    def early_one() -> tuple[NDArray, Status] | None:
+        answer = answer_to_late_depth(bench, colours())
+        return answer if answer and "early_ms" in answer[1].values else None
+
+    early, _ = bench.repeat(early_one, "a frame that was begun early")
+    assert bench.set_parameter("early_guidance", False).successful
+    try:
+        for _ in range(5):
+            result, timing = bench.repeat(lambda: answer_to_late_depth(bench, colours()), "a frame")
+            assert "early_ms" not in timing.values
+            np.testing.assert_array_equal(result, early)
+    finally:
+        assert bench.set_parameter("early_guidance", True).successful
+
+
+def test_colour_images_without_depth_do_no_harm(bench: Bench, pipeline: Pipeline) -> None:
+    """Looked at early or not: the next pair gets its own result."""
+    expected = pipeline.enhance(colours(), plane()).depth
+    for lonely in (1, 2, 12):
+        begins_early(bench)
+        stamps = [colour_alone(bench, 255 - moved(frame)) for frame in range(lonely)]
+        result, timing = bench.repeat(lambda: answer_to_late_depth(bench, colours()), "a frame")
+        assert "early_ms" not in timing.values
+        np.testing.assert_allclose(result, expected, atol=1e-4)
+        assert not any(of_stamp(bench.outputs, stamp) for stamp in stamps)
+    rgb = image("rgb8", colours())
+    rgb.step = 1  # cannot be read, early or not
+    begins_early(bench)
+    for _ in range(3):
+        bench.rgb.publish(stamp(rgb, bench.peer.now_ns()))
+        bench.peer.spin(lambda: False, 0.06)
+    np.testing.assert_allclose(pixels_of(bench.answer(*good_pair())), expected, atol=1e-4)
 
 
 # Whatever a driver sends.
@@ -303,9 +393,34 @@ def test_zero_stamps_are_paired_by_arrival(bench: Bench, topics: set[str]) -> No
         assert output.header.frame_id == FRAME_ID
         status = bench.next_status()
         assert status.count("rgb stamps of zero") > 0
+        assert status.values["paired by"] == "arrival"
         assert bench.answer(*good_pair()), "stamps are used again when they are there"
     finally:
         assert bench.set_parameter("slop", 0.0).successful
+
+
+def test_stamps_that_go_back_start_the_pairing_anew(bench: Bench) -> None:
+    """A bag that starts again."""
+    rgb, depth = good_pair()
+    bench.answer(rgb, depth)
+    before = bench.next_status().count("clock jumps")
+    stamps = itertools.count(bench.peer.now_ns() - 100_000_000_000, 33_000_000)
+
+    def come() -> Any:
+        now = next(stamps)
+        bench.send_as_it_is(stamp(rgb, now), stamp(depth, now))
+        return bench.peer.spin(lambda: of_stamp(bench.outputs, now), 2.0)
+
+    log = len(bench.process.log)
+    for _ in range(5):
+        assert bench.repeat(come, "an output with an old stamp")
+    status = bench.next_status()
+    assert status.count("clock jumps") == before + 1
+    assert status.values["paired by"] == "stamps"
+    assert float(status.values["pair difference (ms)"]) == 0.0
+    lines = re.findall(r"clock went back by ([0-9.]+) s; pairing starts anew", bench.process.log[log:])
+    assert len(lines) == 1
+    assert 0 < float(lines[0]) < 100
 
 
 # Parameters while it runs.

@@ -106,10 +106,13 @@ def test_the_network_works_on_the_depth(pipeline: Pipeline, identity: Pipeline) 
     assert np.abs(pipeline.enhance(255 - rgb, depth).depth - result).mean() > 1e-4
 
 
-def test_pipeline_gives_what_its_network_gives(make: MakePipeline, make_model: MakeModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [{"validity": True}, {"traits": True}, {"validity": True, "traits": True}], ids=str)
+def test_pipeline_gives_what_its_network_gives(
+    make: MakePipeline, make_model: MakeModel, tmp_path: Path, told: dict[str, bool]
+) -> None:
     """The pipeline calls the network's parts; together they are its `forward`."""
-    options = {"n1": 8, "n2": 8, "rgb": True, "validity": True}
-    model = make_model(rgb=True, validity=True)
+    options = {"n1": 8, "n2": 8, "rgb": True, **told}
+    model = make_model(rgb=True, **told)
     save_weights(model, tmp_path / "w.safetensors", model="fdkn", options=options)
     rgb, depth = colour(30, 22), smooth(15, 11)
     depth[3:9, 4:8] = np.nan
@@ -120,7 +123,8 @@ def test_pipeline_gives_what_its_network_gives(make: MakePipeline, make_model: M
     with torch.no_grad():
         guidance = torch.from_numpy(rgb.transpose(2, 0, 1)[None].astype(np.float32) / 255)
         target, validity = (torch.from_numpy(image)[None, None] for image in (ready.image, ready.validity))
-        wanted = model(guidance, target, validity)[0, 0].clamp(0, 1).numpy() * (high - low) + low
+        traits = torch.from_numpy(ready.traits.encoded())[None]
+        wanted = model(guidance, target, validity, traits)[0, 0].clamp(0, 1).numpy() * (high - low) + low
     np.testing.assert_allclose(result.depth, wanted, rtol=0, atol=1e-5)
 
 
@@ -362,6 +366,136 @@ def test_the_same_input_gives_the_same_output_whatever_came_between(pipeline: Pi
     pipeline.enhance(255 - colour(), 2 * smooth())
     assert_same(first, kept)  # a result is the caller's: later frames do not write into it
     assert_same(pipeline.enhance(colour(), smooth()), kept)
+
+
+HOLES: list[list[tuple[slice, slice]]] = [[], [np.s_[3:6, 4:9]], [np.s_[:, 9:]]]
+"""None, one that is filled, and one that is too wide for that."""
+
+
+def with_holes(depth: FloatImage, holes: list[tuple[slice, slice]]) -> FloatImage:
+    depth = depth.copy()
+    for hole in holes:
+        depth[hole] = np.nan
+    return depth
+
+
+@pytest.mark.parametrize("ratios", [(1.0, 16.0), (2.0, 2.0)], ids=["on the colour grid", "on another"])
+@pytest.mark.parametrize("holes", HOLES, ids=["whole", "hole", "half"])
+def test_the_result_is_written_to_out(
+    make: MakePipeline, make_model: MakeModel, tmp_path: Path, ratios: tuple[float, float], holes: list
+) -> None:
+    pipeline = make(weights=validity_weights(make_model, tmp_path, ratios=ratios), fill_distance=16)
+    depth = with_holes(smooth(), holes)
+    wanted = pipeline.enhance(colour(), depth)
+    assert wanted.valid.all() != (holes == HOLES[2])
+    out = np.full((HEIGHT, WIDTH), 7, np.float32)
+    result = pipeline.enhance(colour(), depth, out=out)
+    assert result.depth is out and not np.shares_memory(wanted.depth, out)
+    assert_same(result, wanted)
+    assert_same(pipeline.enhance(colour(), 0 * depth, out=out), Enhanced(np.full_like(out, np.nan), {}))
+
+
+@pytest.mark.parametrize(
+    ("out", "given"),
+    [
+        (np.empty((HEIGHT, WIDTH + 1), np.float32), r"float32 of shape \(48, 65\)"),
+        (np.empty((WIDTH, HEIGHT), np.float32), r"float32 of shape \(64, 48\)"),
+        (np.empty((HEIGHT, WIDTH, 1), np.float32), r"float32 of shape \(48, 64, 1\)"),
+        (np.empty((12, 16), np.float32), r"float32 of shape \(12, 16\)"),
+        (np.empty((HEIGHT, WIDTH)), r"float64 of shape \(48, 64\)"),
+        (np.empty((HEIGHT, WIDTH), ">f4"), r">f4 of shape \(48, 64\)"),
+        (np.empty((HEIGHT, WIDTH), np.uint16), r"uint16 of shape \(48, 64\)"),
+        (np.empty((HEIGHT, WIDTH), np.float32, order="F"), r"float32 of shape \(48, 64\), not contiguous"),
+        (np.empty((HEIGHT, 2 * WIDTH), np.float32)[:, ::2], r"float32 of shape \(48, 64\), not contiguous"),
+    ],
+    ids=[
+        "wide",
+        "turned",
+        "channels",
+        "of the depth's size",
+        "double",
+        "big-endian",
+        "millimetres",
+        "fortran",
+        "strided",
+    ],
+)
+def test_refuses_an_out_that_does_not_fit_before_it_works(pipeline: Pipeline, out: NDArray, given: str) -> None:
+    before = out.tobytes()
+    with pytest.raises(ValueError, match=rf"^out is {given}; wanted: C-contiguous float32 of shape \(48, 64\)$"):
+        pipeline.enhance(colour(), smooth(), out=out)
+    assert out.tobytes() == before
+
+
+def test_a_result_is_the_callers_own(pipeline: Pipeline) -> None:
+    first = pipeline.enhance(colour(), smooth()).depth
+    second = pipeline.enhance(colour(), smooth()).depth
+    assert not np.shares_memory(first, second)
+    second[:] = 0
+    assert_same(pipeline.enhance(colour(), smooth()), Enhanced(first, {}))
+
+
+@pytest.fixture(params=[(1.0, 16.0), (2.0, 2.0)], ids=["on the colour grid", "on another"])
+def seeing(request: pytest.FixtureRequest, make: MakePipeline, make_model: MakeModel, tmp_path: Path) -> Pipeline:
+    """A pipeline that is told of holes, and works on the colour grid or on one of half the size."""
+    return make(weights=validity_weights(make_model, tmp_path, ratios=request.param))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("holes", HOLES, ids=["whole", "hole", "half"])
+@pytest.mark.parametrize(
+    "rgb", [colour(), colour()[..., ::-1], colour()[..., 1], colour(61, 45)], ids=lambda i: f"{i.shape}"
+)
+def test_to_look_first_gives_what_enhancing_alone_gives(
+    seeing: Pipeline, make: MakePipeline, rgb: NDArray[np.uint8], holes: list, precision: str
+) -> None:
+    pipeline = make(weights=seeing.config.weights, precision=precision)
+    depth = with_holes(smooth(), holes)
+    wanted = pipeline.enhance(rgb, depth)
+    guidance = pipeline.look(rgb, depth.shape)
+    assert guidance.milliseconds > 0
+    assert_same(pipeline.enhance(rgb, depth, guidance), wanted)
+    guidance = pipeline.look(rgb, depth.shape)
+    pipeline.enhance(colour(30, 20), smooth(7, 5))  # as a late frame would between the two
+    assert_same(pipeline.enhance(rgb, depth, guidance), wanted)
+
+
+def test_what_was_seen_is_used(seeing: Pipeline) -> None:
+    """Guidance of another image that pretends to be of this one gives the other one's result."""
+    rgb, other, depth = colour(), colour() // 100, smooth()  # a small network does not see every difference
+    pretending = dataclasses.replace(seeing.look(other, depth.shape), rgb=rgb)
+    assert_same(seeing.enhance(rgb, depth, pretending), seeing.enhance(other, depth))
+    assert np.abs(seeing.enhance(rgb, depth, pretending).depth - seeing.enhance(rgb, depth).depth).max() > 1e-3
+
+
+def test_guidance_of_another_image_is_not_used(seeing: Pipeline) -> None:
+    rgb, depth = colour(), smooth()
+    wanted = seeing.enhance(rgb, depth)
+    for other in (rgb // 100, rgb[..., 0] // 100, colour(30, 20) // 100):
+        assert_same(seeing.enhance(rgb, depth, seeing.look(other, depth.shape)), wanted)
+
+
+@pytest.mark.parametrize("size", [(24, 32), (48, 64), (6, 8), (13, 16), (1, 1)], ids=str)
+def test_guidance_for_depth_of_another_size_does_no_harm(seeing: Pipeline, size: tuple[int, int]) -> None:
+    """It is used where the network works on the same grid all the same, else it looks again."""
+    rgb, depth = colour(), smooth()
+    assert_same(seeing.enhance(rgb, depth, seeing.look(rgb, size)), seeing.enhance(rgb, depth))
+
+
+def test_a_network_without_guidance_sees_nothing(make: MakePipeline, make_model: MakeModel, tmp_path: Path) -> None:
+    options = {"n1": 8, "n2": 8, "guided": False}
+    save_weights(make_model(guided=False), tmp_path / "w.safetensors", model="fdkn", options=options)
+    pipeline = make(weights=str(tmp_path / "w.safetensors"))
+    wanted = pipeline.enhance(colour(), smooth())
+    rgb = 255 - colour()
+    guidance = pipeline.look(rgb, (12, 16))
+    assert guidance.heads is None
+    assert_same(pipeline.enhance(rgb, smooth(), guidance), wanted)
+
+
+def test_looking_at_what_is_no_colour_image_is_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(ValueError, match=r"rgb is uint8 of shape \(8, 8, 4\); wanted: HxW"):
+        pipeline.look(np.zeros((8, 8, 4), np.uint8), (4, 4))
 
 
 def test_bfloat16_is_near_float32(make: MakePipeline) -> None:

@@ -15,6 +15,7 @@ from dkn_ros.preprocess import Target
 from dkn_ros.synthetic import samples
 from dkn_ros.synthetic.degradation import CameraModel, lower
 from dkn_ros.synthetic.samples import ANY_RATIO, RATIOS, Sample, SceneStore, random_ratios
+from dkn_ros.traits import Traits, noise
 
 FloatImage = NDArray[np.float32]
 
@@ -92,7 +93,7 @@ def test_the_same_seed_draws_the_same_sample(scenes: SceneStore) -> None:
     settings: dict[str, Any] = {"soft_edges": 0.5, "rough_truth": 0.5}
     first, again = (list(draws(scenes, 30, **settings)) for _ in range(2))
     for a, b in zip(first, again, strict=True):
-        for name in ("guidance", "target", "validity", "truth"):
+        for name in ("guidance", "target", "validity", "truth", "traits"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     assert len({float(sample.truth.sum()) for sample in first}) == 30
 
@@ -101,6 +102,7 @@ def test_everything_that_is_drawn_is_finite(scenes: SceneStore) -> None:
     for sample in draws(scenes, 200, soft_edges=0.5, rough_truth=0.5, misregistration=4.0):
         for image in (sample.guidance, sample.target, sample.validity, sample.truth):
             assert np.isfinite(image).all()
+        assert sample.traits.shape == (2,) and sample.traits.min() >= 0 and sample.traits.max() <= 1
         assert np.ptp(sample.truth) < 20 and sample.validity.max() > 0
 
 
@@ -216,6 +218,32 @@ def test_soft_edges_blur_the_truth_and_leave_walls(seen: Seen) -> None:
         assert truth.min() >= 2 - 1e-4 and truth.max() <= 3 + 1e-4
         assert len(np.unique(np.round(truth, 3))) > 2
         assert np.ptp(truth, axis=0).max() < 1e-4  # upright edges stay upright
+
+
+# --- traits -------------------------------------------------------------------------------------------------------
+
+
+def test_samples_tell_of_their_cameras(scenes: SceneStore, seen: Seen) -> None:
+    told: dict[str, list[float]] = {"nearest": [], "area": [], "bicubic": []}
+    for sample in draws(scenes, 300):
+        camera = seen[-1][1]
+        if max(camera.factors) < 1.5:
+            assert sample.traits[0] == 0.5
+        elif camera.method in told:
+            told[camera.method].append(sample.traits[0])
+    assert np.mean(told["nearest"]) < 0.25 and min(np.mean(told["area"]), np.mean(told["bicubic"])) > 0.75
+
+
+def test_samples_tell_the_noise_of_their_own_image(scenes: SceneStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a ratio of 1 the network sees the very pixels that the camera measured, wherever in 0..1 they were put."""
+    monkeypatch.setattr(samples, "random_ratios", lambda *_: (1.0, 1.0))
+    codes = []
+    for sample in draws(scenes, 80, noiseless=0.3):
+        if (sample.validity > 0).all():
+            codes.append((sample.traits[1], Traits(0.5, noise(sample.target)).encoded()[1]))
+    told, wanted = np.array(codes).T
+    np.testing.assert_allclose(told, wanted, atol=1e-3)
+    assert len(codes) > 20 and np.ptp(told) > 0.3
 
 
 # --- guesses in holes ---------------------------------------------------------------------------------------------

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import MakeModel
 from torch import Tensor
 
 import dkn_ros
 from dkn_ros import training
 from dkn_ros.config import TrainingConfig
 from dkn_ros.synthetic.samples import SceneStore
-from dkn_ros.training import Trainer, loss_of, read_recipe
-from dkn_ros.weights import load_model
+from dkn_ros.training import Trainer, loss_of, read_recipe, start_from
+from dkn_ros.weights import load_model, save_weights
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -137,7 +138,7 @@ def test_training_lowers_the_loss(scenes: SceneStore, tmp_path: Path, precision:
         """Median over crops that are not trained on: single ones differ from others a thousandfold."""
         trainer.model.train()  # the running statistics of a network that has not trained yet mean nothing
         with torch.no_grad():
-            outputs = [(trainer.model(g, t), truth, v) for g, t, v, truth in others]
+            outputs = [(trainer.model(g, t), truth, v) for g, t, v, truth, _ in others]
         errors = [float(loss_of(o[i : i + 1], t[i : i + 1], v[i : i + 1])) for o, t, v in outputs for i in range(4)]
         return float(np.median(errors))
 
@@ -145,6 +146,102 @@ def test_training_lowers_the_loss(scenes: SceneStore, tmp_path: Path, precision:
     losses = [trainer.train_step(scenes) for _ in range(80)]
     assert np.isfinite(losses).all()
     assert loss() < 0.9 * start
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_network_that_is_told_traits_trains(scenes: SceneStore, tmp_path: Path, precision: str) -> None:
+    options = {**TINY["options"], "validity": True, "traits": True}
+    trainer = Trainer(tiny(options=options, precision=precision), tmp_path)
+    traits = trainer.batch(scenes, 0)[4]
+    assert traits.shape == (2, 2) and traits.min() >= 0 and traits.max() <= 1
+    before = trainer.model.target.conv1.weight[:, 32:].detach().clone()
+    assert np.isfinite([trainer.train_step(scenes) for _ in range(3)]).all()
+    assert (trainer.model.target.conv1.weight[:, 32:] != before).all(dim=(0, 2, 3)).all()
+
+
+INPUTS = [
+    ({}, {"traits": True}),
+    ({}, {"validity": True}),
+    ({}, {"validity": True, "traits": True}),
+    ({"validity": True}, {"validity": True, "traits": True}),
+    ({"traits": True}, {"validity": True, "traits": True}),
+    ({"traits": True}, {"traits": True}),
+    ({"guided": False, "kernel_size": 5}, {"guided": False, "kernel_size": 5, "traits": True}),
+    ({"rgb": True, "residual": False}, {"rgb": True, "residual": False, "validity": True, "traits": True}),
+]
+
+
+@pytest.mark.parametrize(("then", "now"), INPUTS, ids=str)
+def test_a_network_begins_as_the_one_that_it_starts_from(
+    make_model: MakeModel, then: dict[str, Any], now: dict[str, Any]
+) -> None:
+    earlier, model = make_model(**then), make_model(seed=1, **now)
+    generator = torch.Generator().manual_seed(2)
+    images = torch.rand(6, 1, 1, 21, 26, generator=generator)
+    guidance = None if not model.options.guided else images[:3, 0].transpose(0, 1) if model.options.rgb else images[3]
+    told = guidance, images[4], images[5].round(), torch.rand(1, 2, generator=generator)
+    with torch.no_grad():
+        wanted, before = earlier(*told), model(*told)
+        start_from(model, earlier)
+        torch.testing.assert_close(model(*told), wanted, rtol=0, atol=1e-6)  # zeros may change the order of a sum
+        assert not torch.allclose(before, wanted, atol=1e-3)
+        assert model.training == earlier.training is False
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "named"),
+    [
+        ({}, {"n2": 16}, "start holds a network with n2 8; wanted: n2 16, as in the options"),
+        ({}, {"n1": 4, "kernel_size": 5, "traits": True}, "kernel_size 3, n1 8; wanted: kernel_size 5, n1 4"),
+        ({}, {"guided": False}, "guided True; wanted: guided False"),
+        ({"guided": False}, {}, "guided False; wanted: guided True"),
+        ({}, {"rgb": True}, "rgb False; wanted: rgb True"),
+        ({}, {"residual": False}, "residual True; wanted: residual False"),
+        ({"traits": True}, {}, "traits True; wanted: traits False"),
+        ({"validity": True}, {"traits": True}, "validity True; wanted: validity False"),
+    ],
+    ids=str,
+)
+def test_a_start_that_does_not_fit_is_refused(
+    make_model: MakeModel, tmp_path: Path, then: dict[str, Any], now: dict[str, Any], named: str
+) -> None:
+    model, earlier = make_model(seed=1, **now), make_model(**then)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=re.escape(named)):
+        start_from(model, earlier)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    save_weights(earlier, tmp_path / "earlier.safetensors", model="fdkn", options={**TINY["options"], **then})
+    plan = tiny(options={**TINY["options"], **now}, start=str(tmp_path / "earlier.safetensors"))
+    with pytest.raises(ValueError, match=re.escape(named)):
+        Trainer(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("reuse_scenes")
+def test_a_training_starts_from_weights_and_its_card_says_so(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "validate", averaged)
+    earlier, path = make_model(), tmp_path / "earlier.safetensors"
+    save_weights(earlier, path, model="fdkn", options=TINY["options"])
+    plan = tiny(options={**TINY["options"], "traits": True}, start=str(path))
+    trainer = Trainer(plan, tmp_path / "out")
+    for network in (trainer.model, trainer.average.module):
+        state = network.state_dict()
+        assert state["target.conv1.weight"].shape[1] == 18 and not state["target.conv1.weight"][:, 16:].any()
+        for name, value in earlier.state_dict().items():
+            assert torch.equal(state[name][:, :16] if name == "target.conv1.weight" else state[name], value), name
+    card = trainer.run(progress=False)
+    assert card.recipe["config"]["start"] == str(path)
+    assert load_model(str(tmp_path / "out" / "tiny.safetensors"))[0].options.traits
+
+
+def test_weights_to_start_from_must_be_there(tmp_path: Path) -> None:
+    assert TrainingConfig().start == ""
+    with pytest.raises(ValueError, match=r"no weight file .*absent\.safetensors"):
+        Trainer(tiny(start=str(tmp_path / "absent.safetensors")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def weights_of(trainer: Trainer) -> dict[str, Tensor]:

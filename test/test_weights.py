@@ -47,7 +47,8 @@ def outputs(model: FDKN) -> Tensor:
     guidance, target = random_images(3 if model.options.rgb else 1)
     validity = torch.ones_like(target) if model.options.validity else None
     with torch.no_grad():
-        output: Tensor = model(guidance if model.options.guided else None, target, validity)
+        traits = torch.tensor([[0.9, 0.3]]) if model.options.traits else None
+        output: Tensor = model(guidance if model.options.guided else None, target, validity, traits)
     return output
 
 
@@ -83,9 +84,10 @@ def saved(make_model: MakeModel, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"kernel_size": 5, "residual": False}, {"guided": False}, {"rgb": True, "published_grid": True}],
+    [{}, {"kernel_size": 5, "residual": False}, {"guided": False}, {"rgb": True, "published_grid": True},
+     {"validity": True, "traits": True}],
     ids=str,
-)
+)  # fmt: skip
 def test_what_is_saved_is_loaded(make_model: MakeModel, tmp_path: Path, options: dict[str, Any]) -> None:
     model = make_model(**options)
     path = tmp_path / "new" / "network.safetensors"
@@ -359,6 +361,7 @@ def test_the_authors_checkpoint_gives_the_authors_output(tmp_path: Path) -> None
 def test_strength_goes_with_the_logarithm_of_the_ratio_and_stays_beyond_the_ends() -> None:
     card = Card("w", "w.safetensors", "0", "fdkn", strength={2: 0.4, 8: 1.0})
     assert [card.strength_at(r) for r in (1, 2, 4, 8, 16)] == pytest.approx([0.4, 0.4, 0.7, 1.0, 1.0])
+    assert [card.strength_at(4, surely) for surely in (0, 0.5, 1)] == pytest.approx([0.7, 0.85, 1.0])
     assert Card("w", "w.safetensors", "0", "fdkn").strength_at(2) == 1.0
 
 

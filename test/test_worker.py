@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dkn_ros.ros.worker import Worker
+from dkn_ros.ros.worker import Foresight, Worker
 
 PATIENCE = 30.0
 
@@ -135,3 +135,153 @@ def test_error_is_logged_and_the_next_item_worked_on(
     assert "worker" in record.getMessage()
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "cannot do -1"
+
+
+# --- while nothing waits ------------------------------------------------------------------------------------------
+
+
+def test_idle_work_is_done_when_nothing_waits(worker: Worker[int], job: Job) -> None:
+    done = threading.Event()
+    worker.when_idle(done.set)
+    assert done.wait(PATIENCE)
+    job.allow(1)
+    worker.put(1)
+    job.until_finished(1)
+    done.clear()
+    worker.when_idle(done.set)
+    assert done.wait(PATIENCE), "it does so again"
+
+
+@pytest.mark.parametrize("item_comes", ["before the idle work", "after the idle work"])
+def test_an_item_goes_first_and_takes_the_place_of_idle_work(worker: Worker[int], job: Job, item_comes: str) -> None:
+    """Idle work is for the time in which an item is waited for; when it is there, that time is over."""
+    notes: list[str] = []
+    last = threading.Event()
+    worker.put(1)
+    job.until(lambda: job.started)
+    calls: list[Callable[[], None]] = [lambda: worker.put(2), lambda: worker.when_idle(lambda: notes.append("first"))]
+    for call in calls if item_comes == "before the idle work" else calls[::-1]:
+        call()
+    job.allow(2)
+    job.until_finished(2)
+    worker.when_idle(lambda: (notes.append("second"), last.set())[0])
+    assert last.wait(PATIENCE)
+    assert (notes, job.overtaken) == (["second"], [])
+
+
+def test_newer_idle_work_replaces_the_older(worker: Worker[int], job: Job) -> None:
+    notes: list[int] = []
+    last = threading.Event()
+    worker.put(1)
+    job.until(lambda: job.started)
+    for number in (2, 3, 4):
+        worker.when_idle(lambda number=number: (notes.append(number), last.set())[0])  # type: ignore[misc]
+    assert notes == []
+    job.allow(1)
+    assert last.wait(PATIENCE)
+    job.allow(1)
+    worker.put(5)
+    job.until_finished(5)  # by then it would have done the others
+    assert notes == [4]
+
+
+def test_an_item_waits_for_the_idle_work_that_has_begun(worker: Worker[int], job: Job) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def idle() -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    worker.when_idle(idle)
+    assert begun.wait(PATIENCE)
+    job.allow(1)
+    worker.put(1)
+    assert job.started == [] and not worker.stop(0.01)
+    go_on.set()
+    assert worker.stop(PATIENCE)
+
+
+def test_idle_work_that_fails_is_logged_and_the_thread_lives_on(
+    worker: Worker[int], job: Job, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("cannot prepare")
+
+    job.allow(1)
+    with caplog.at_level(logging.ERROR):
+        worker.when_idle(fail)
+        done = threading.Event()
+        while not caplog.records:
+            done.wait(0.01)
+        worker.when_idle(done.set)
+        assert done.wait(PATIENCE)
+        worker.put(1)
+        job.until_finished(1)
+    (record,) = caplog.records
+    assert record.exc_info is not None and str(record.exc_info[1]) == "cannot prepare"
+
+
+def test_a_stopped_worker_does_no_idle_work(worker: Worker[int], job: Job) -> None:
+    notes: list[int] = []
+    worker.put(1)
+    job.until(lambda: job.started)
+    worker.when_idle(lambda: notes.append(1))
+    assert not worker.stop(0.01)
+    job.allow(1)
+    assert worker.stop(PATIENCE)
+    worker.when_idle(lambda: notes.append(2))
+    assert notes == []
+
+
+# --- whether to begin early ---------------------------------------------------------------------------------------
+
+
+def answers(foresight: Foresight, images: list[str], paired: str = "at once") -> list[bool]:
+    """What it says to each image; its depth comes at once, after the next image, or never."""
+    said = []
+    for i, image in enumerate(images):
+        said.append(foresight.colour(image))
+        if paired == "at once":
+            foresight.pair(image)
+        elif paired == "late" and i:
+            foresight.pair(images[i - 1])
+    return said
+
+
+def names(count: int, kind: str = "image") -> list[str]:
+    return [f"{kind} {i}" for i in range(count)]
+
+
+def test_it_begins_when_eight_in_a_row_found_their_depth() -> None:
+    assert Foresight.ENOUGH == 8
+    assert answers(Foresight(), names(12)) == [False] * 8 + [True] * 4
+
+
+@pytest.mark.parametrize("paired", ["late", "never"])
+def test_one_without_depth_before_the_next_ends_it_until_eight_more_found_theirs(paired: str) -> None:
+    foresight = Foresight()
+    assert answers(foresight, names(9))[-1]
+    assert foresight.colour("lonely"), "until now all was well"
+    assert not foresight.colour("next")
+    if paired == "late":
+        foresight.pair("lonely")
+    foresight.pair("next")
+    assert answers(foresight, names(9, "later")) == [False] * 7 + [True] * 2
+
+
+def test_it_never_begins_where_every_second_image_has_depth() -> None:
+    foresight = Foresight()
+    for i in range(50):
+        assert not any([*answers(foresight, [f"with {i}"]), *answers(foresight, [f"without {i}"], "never")])
+
+
+@pytest.mark.parametrize("paired", ["late", "never"])
+def test_it_never_begins_where_depth_comes_after_the_next_image_or_not_at_all(paired: str) -> None:
+    assert not any(answers(Foresight(), names(50), paired))
+
+
+def test_depth_of_another_image_does_not_count() -> None:
+    foresight = Foresight()
+    for image in names(20):
+        assert not foresight.colour(image)
+        foresight.pair("another")

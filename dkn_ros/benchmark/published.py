@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dkn_ros.buffers import Buffers
 from dkn_ros.depth import to_metres
 from dkn_ros.models.fdkn import FDKN, pad
-from dkn_ros.pipeline import Pipeline
+from dkn_ros.pipeline import LEAST_SHARE, Pipeline
+from dkn_ros.postprocess import back_project
 from dkn_ros.resampling import resample
 from dkn_ros.sampling import WINDOW, published
 from dkn_ros.weights import load_model
@@ -55,7 +57,8 @@ class Published:
     def enhance(self, rgb: NDArray[np.uint8], depth: NDArray) -> FloatImage:
         """HxW metres; rgb and depth as in `Pipeline.enhance`."""
         height, width = rgb.shape[:2]
-        guidance, target = self._pipeline.prepare(rgb, to_metres(depth), None)
+        measured = to_metres(depth)
+        guidance, target = self._pipeline.prepare(rgb, measured, None)
         result = published_filter(
             self._model,
             self._tensor(guidance[None]),
@@ -64,9 +67,13 @@ class Published:
             self._tensor(target.traits.encoded()[None]),
         )
         filtered: FloatImage = result[0, 0].cpu().numpy()
-        filtered = target.image + np.float32(self._card.strength_at(target.ratio)) * (filtered - target.image)
-        metres = target.low + np.clip(filtered, 0, 1) * np.float32(target.high - target.low)
-        return resample(metres.astype(np.float32, copy=False), width, height)
+        strength = np.float32(self._card.strength_at(target.ratio, target.traits.antialiased))
+        filtered = target.image + strength * (filtered - target.image)
+        metres = np.float32(target.low) + np.clip(filtered, 0, 1) * np.float32(target.high - target.low)
+        share = self._card.back_projection * target.traits.trust(target.ratio)
+        if share >= LEAST_SHARE:
+            back_project(metres, measured, share, Buffers())
+        return np.clip(resample(metres, width, height), target.low, target.high)
 
     def _tensor(self, array: FloatImage) -> Tensor:
         return torch.from_numpy(array).to(self._pipeline.device)

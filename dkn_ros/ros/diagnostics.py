@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dkn_ros.ros.sync import SyncCounts
+from dkn_ros.ros.sync import SyncState
 
 if TYPE_CHECKING:
     from builtin_interfaces.msg import Time
@@ -31,6 +31,8 @@ BUSY_SHARE = 0.1
 """When more than this share of the pairs is dropped as BUSY, the node falls behind."""
 ENOUGH_UNPAIRED = 5
 """So many images of a topic without a pair are no accident of the start."""
+BY_ARRIVAL = "paired by arrival, stamps are zero"
+"""What is said while a driver leaves its stamps empty."""
 
 
 class Level(enum.IntEnum):
@@ -76,13 +78,17 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the node listens to: resolved topic names, how many publishers each has, and the slop in use (seconds)."""
+    """What the node listens to: resolved topic names and how many publishers each has.
+
+    slop: in use, seconds.  by_arrival: whether images are paired by their arrival because stamps are zero.
+    """
 
     rgb_topic: str
     rgb_publishers: int
     depth_topic: str
     depth_publishers: int
     slop: float
+    by_arrival: bool = False
 
 
 class _Events:
@@ -202,7 +208,8 @@ def assess(now: Snapshot, inputs: Inputs, idle_seconds: float) -> tuple[Level, s
         return Level.WARN, f"falling behind: {busy} of {now.recent.pairs} pairs dropped in the last {now.seconds:.0f} s"
     if now.recent.published == 0:
         return Level.OK, "pairs arrive, none is published yet"
-    return Level.OK, f"{now.recent.published / now.seconds:.1f} Hz, p50 {now.latency_ms[0]:.1f} ms"
+    rate = f"{now.recent.published / now.seconds:.1f} Hz, p50 {now.latency_ms[0]:.1f} ms"
+    return Level.OK, f"{rate}; {BY_ARRIVAL}" if inputs.by_arrival else rate
 
 
 def _assess_unpaired(now: Snapshot, inputs: Inputs, idle_seconds: float) -> tuple[Level, str]:
@@ -212,8 +219,8 @@ def _assess_unpaired(now: Snapshot, inputs: Inputs, idle_seconds: float) -> tupl
     rgb_comes = now.since_rgb <= idle_seconds and now.unpaired_rgb >= ENOUGH_UNPAIRED
     depth_comes = now.since_depth <= idle_seconds and now.unpaired_depth >= ENOUGH_UNPAIRED
     if rgb_comes and depth_comes:
-        slop_ms = inputs.slop * 1e3
-        return Level.WARN, f"no stamps of {rgb} and {depth} are within {slop_ms:.1f} ms; set the parameter slop"
+        within, slop_ms = "arrivals" if inputs.by_arrival else "stamps", inputs.slop * 1e3
+        return Level.WARN, f"no {within} of {rgb} and {depth} are within {slop_ms:.1f} ms; set the parameter slop"
     if rgb_comes or depth_comes:
         sending, silent = (rgb, depth) if rgb_comes else (depth, rgb)
         return Level.WARN, f"images come on {sending} but not on {silent}; check its publisher and QoS"
@@ -224,7 +231,7 @@ def _publishers(count: int) -> str:
     return f"{count} publisher{'' if count == 1 else 's'}"
 
 
-def status_values(now: Snapshot, sync: SyncCounts, slop: float, synchroniser: str) -> dict[str, str]:
+def status_values(now: Snapshot, sync: SyncState, slop: float, synchroniser: str) -> dict[str, str]:
     """The numbers of `/diagnostics` as its keys and values; the node adds device, precision, weights and threads.
 
     slop: in use, seconds.  synchroniser: the name of what pairs.
@@ -245,10 +252,19 @@ def status_values(now: Snapshot, sync: SyncCounts, slop: float, synchroniser: st
         "dropped: depth without rgb": str(unmatched_depth),
         "rgb stamps of zero": str(zero_rgb),
         "depth stamps of zero": str(zero_depth),
+        "paired by": "arrival" if sync.by_arrival else "stamps",
         "clock jumps": str(sync.clock_jumps),
+        "rgb period (ms)": _milliseconds(sync.periods_ns[0]),
+        "depth period (ms)": _milliseconds(sync.periods_ns[1]),
+        "stamp offset (ms)": _milliseconds(sync.offset_ns),
+        "pair difference (ms)": _milliseconds(sync.difference_ns),
         "slop (ms)": f"{slop * 1e3:.2f}",
         "synchroniser": synchroniser,
     }
+
+
+def _milliseconds(nanoseconds: int | None) -> str:
+    return "unknown" if nanoseconds is None else f"{nanoseconds / 1e6:.2f}"
 
 
 def diagnostic_array(

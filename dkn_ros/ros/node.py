@@ -38,6 +38,7 @@ from dkn_ros.config import NodeConfig, PipelineConfig
 from dkn_ros.depth import to_millimetres
 from dkn_ros.ros import parameters
 from dkn_ros.ros.diagnostics import Inputs, Statistics, assess, diagnostic_array, status_values, timing_array
+from dkn_ros.ros.matchers import Pair
 from dkn_ros.ros.messages import (
     ImageError,
     pixels_of,
@@ -48,7 +49,7 @@ from dkn_ros.ros.messages import (
     stamp_ns,
 )
 from dkn_ros.ros.registering import registering_of
-from dkn_ros.ros.sync import Pair, make_synchroniser
+from dkn_ros.ros.sync import make_synchroniser
 from dkn_ros.ros.worker import Foresight, Worker
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class DknNode(Node):
 
         self.registering = registering_of(self, self.config)
         self.statistics = Statistics()
-        self.synchroniser = make_synchroniser(self._on_pair, self.config.queue_size, self.config.slop)
+        c = self.config
+        self.synchroniser = make_synchroniser(self._on_pair, c.queue_size, c.slop, c.pairing, self._on_clock_jump)
         self.worker = Worker(self._work, lambda _: self.statistics.dropped_busy(), "dkn_worker")
         self._output = Image()  # kept, with its buffer, from frame to frame
         self._metres: NDArray[np.float32] | None = None  # where the output is not in metres
@@ -146,6 +148,10 @@ class DknNode(Node):
         self.statistics.paired()
         self._foresight.pair(pair.rgb)
         self.worker.put((pair, time.monotonic()))
+
+    def _on_clock_jump(self, seconds: float) -> None:
+        text = f"clock went back by {seconds:.3f} s; pairing starts anew"
+        self.get_logger().warning(text, throttle_duration_sec=QUIET_SECONDS)
 
     # The worker thread: convert, call, publish.
 
@@ -255,9 +261,10 @@ class DknNode(Node):
         now = self.statistics.snapshot()
         rgb, depth = (s.topic_name for s in self._inputs)
         publishers = self.count_publishers(rgb), self.count_publishers(depth)
-        inputs = Inputs(rgb, publishers[0], depth, publishers[1], self.synchroniser.slop)
+        sync, slop = self.synchroniser.state(), self.synchroniser.slop
+        inputs = Inputs(rgb, publishers[0], depth, publishers[1], slop, sync.by_arrival)
         level, message = assess(now, inputs, self.config.idle_seconds)
-        values = status_values(now, self.synchroniser.counts(), self.synchroniser.slop, self.synchroniser.name)
+        values = status_values(now, sync, slop, self.synchroniser.name)
         values |= {
             "device": str(self.pipeline.device),
             "precision": _name(self.pipeline.precision),

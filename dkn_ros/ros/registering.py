@@ -23,7 +23,7 @@ from dkn_ros.ros.messages import ImageError, scaled_camera_info
 if TYPE_CHECKING:
     from sensor_msgs.msg import CameraInfo
 
-    from dkn_ros.ros.sync import Pair
+    from dkn_ros.ros.matchers import Pair
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""How far bfloat16 is from float32, with the weights that come with the package, on its own scenes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dkn_ros.config import PipelineConfig
+from dkn_ros.pipeline import Pipeline
+from dkn_ros.synthetic.degradation import KINECT, CameraModel, degrade
+from dkn_ros.synthetic.scene import Scene
+
+SEEDS = (0, 1, 2)
+CAMERAS = {
+    "4x with noise and holes": dataclasses.replace(KINECT, factor=4),
+    "8x clean": CameraModel(factor=8, method="bicubic"),
+}
+
+
+@pytest.fixture(scope="module")
+def pipelines() -> tuple[Pipeline, Pipeline]:
+    """In float32 and in bfloat16."""
+    exact, rounded = (Pipeline(PipelineConfig(device="cpu", precision=kind)) for kind in ("float32", "bfloat16"))
+    return exact, rounded
+
+
+@pytest.mark.parametrize("camera", CAMERAS.values(), ids=CAMERAS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_bfloat16_costs_no_more_than_millimetres(
+    pipelines: tuple[Pipeline, Pipeline], camera: CameraModel, seed: int
+) -> None:
+    frame = Scene(seed).frame(320, 240)
+    low = degrade(frame.depth, camera, np.random.default_rng(seed))
+    exact, rounded = (pipeline.enhance(frame.rgb, low).depth for pipeline in pipelines)
+    np.testing.assert_array_equal(np.isnan(exact), np.isnan(rounded))
+    known = np.isfinite(exact)
+    assert known.mean() > 0.5
+    difference = np.abs(exact - rounded)[known]
+    print(
+        f"relative RMS {rms(difference) / rms(exact[known]):.6f}, 99th percentile {np.percentile(difference, 99):.6f}"
+    )
+    assert 0 < rms(difference) < 0.005 * rms(exact[known])
+    assert np.percentile(difference, 99) < 0.002
+
+
+def rms(values: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
