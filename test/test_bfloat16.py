@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ def numbers(values, out):  # type: ignore[no-untyped-def]
 @numba.njit
 def powers(exponents, out):  # type: ignore[no-untyped-def]
     for i in range(len(exponents)):
-        out[i] = power_of_two(exponents[i])
+        out[i] = power_of_two(exponents[i])  # type: ignore[call-arg]
 
 
 @numba.njit
@@ -36,7 +38,7 @@ def sigmoids(values, out):  # type: ignore[no-untyped-def]
         out[i] = fused._sigmoid(values[i])
 
 
-def of_bits(bits: NDArray[np.uint32]) -> NDArray[np.float32]:
+def of_bits(bits: NDArray[Any]) -> NDArray[np.float32]:
     """The finite ones of the floats of these bits."""
     values = bits.astype(np.uint32).view(np.float32)
     return np.ascontiguousarray(values[np.isfinite(values)])

@@ -68,7 +68,7 @@ VIEWS: dict[str, Callable[[NDArray], NDArray]] = {
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 def test_views_are_read_as_what_they_show(dtype: type, view: Callable[[NDArray], NDArray], writeable: bool) -> None:
-    depth = np.arange(24, dtype=dtype).reshape(4, 6)
+    depth: NDArray = np.arange(24, dtype=dtype).reshape(4, 6)
     shown = view(depth)
     if not writeable:
         shown.flags.writeable = False

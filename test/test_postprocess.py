@@ -119,7 +119,8 @@ def test_the_pipeline_projects_means_back_and_leaves_samples(pipelines: tuple[Pi
     stepped, plain = (p.enhance(rgb, means).depth for p in pipelines)
     assert left_over(stepped, means) < 0.9 * left_over(plain, means)
     assert np.nanmin(means) <= stepped.min() and stepped.max() <= np.nanmax(means)
-    np.testing.assert_array_equal(*(p.enhance(rgb, samples).depth for p in pipelines))
+    one, other = (p.enhance(rgb, samples).depth for p in pipelines)
+    np.testing.assert_array_equal(one, other)
 
 
 def test_holes_are_nan_after_back_projection_too(pipelines: tuple[Pipeline, Pipeline]) -> None:

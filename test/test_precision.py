@@ -29,7 +29,7 @@ def pipelines() -> tuple[Pipeline, Pipeline]:
 
 @pytest.mark.parametrize("camera", CAMERAS.values(), ids=CAMERAS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_bfloat16_costs_no_more_than_millimetres(
+def test_bfloat16_adds_little_to_the_error(
     pipelines: tuple[Pipeline, Pipeline], camera: CameraModel, seed: int
 ) -> None:
     frame = Scene(seed).frame(320, 240)
@@ -38,12 +38,12 @@ def test_bfloat16_costs_no_more_than_millimetres(
     np.testing.assert_array_equal(np.isnan(exact), np.isnan(rounded))
     known = np.isfinite(exact)
     assert known.mean() > 0.5
-    difference = np.abs(exact - rounded)[known]
-    print(
-        f"relative RMS {rms(difference) / rms(exact[known]):.6f}, 99th percentile {np.percentile(difference, 99):.6f}"
-    )
-    assert 0 < rms(difference) < 0.005 * rms(exact[known])
-    assert np.percentile(difference, 99) < 0.002
+    difference, error = np.abs(exact - rounded)[known], (exact - frame.depth)[known]
+    print(f"RMS {rms(difference):.6f}, 99th percentile {np.percentile(difference, 99):.6f}, RMSE {rms(error):.6f} m")
+    assert 0 < rms(difference) < 0.001 * rms(exact[known])
+    assert np.median(difference) < 0.0005  # metres
+    assert np.percentile(difference, 99) < 0.002 * np.ptp(exact[known])  # at edges it is a share of their step
+    assert rms(difference) < 0.04 * rms(error)
 
 
 def rms(values: NDArray[np.float32]) -> float:

@@ -58,7 +58,8 @@ def test_gives_what_pillow_gives_for_any_size(rng: np.random.Generator) -> None:
         given, wanted = (tuple(int(side) for side in rng.integers(1, 70, 2)) for _ in range(2))
         before = image(given[0], given[1])
         after = by_pillow(before, wanted[0], wanted[1])
-        np.testing.assert_allclose(resample(before, *wanted), after, rtol=0, atol=1e-6, err_msg=f"{given} to {wanted}")
+        found = resample(before, wanted[0], wanted[1])
+        np.testing.assert_allclose(found, after, rtol=0, atol=1e-6, err_msg=f"{given} to {wanted}")
 
 
 @pytest.mark.parametrize(("given", "wanted"), SIZES, ids=str)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -164,9 +166,14 @@ def test_an_item_goes_first_and_takes_the_place_of_idle_work(worker: Worker[int]
         call()
     job.allow(2)
     job.until_finished(2)
-    worker.when_idle(lambda: (notes.append("second"), last.set())[0])
+    worker.when_idle(partial(_note_last, notes, "second", last))
     assert last.wait(PATIENCE)
     assert (notes, job.overtaken) == (["second"], [])
+
+
+def _note_last(notes: list[Any], note: Any, last: threading.Event) -> None:
+    notes.append(note)
+    last.set()
 
 
 def test_newer_idle_work_replaces_the_older(worker: Worker[int], job: Job) -> None:
@@ -175,7 +182,7 @@ def test_newer_idle_work_replaces_the_older(worker: Worker[int], job: Job) -> No
     worker.put(1)
     job.until(lambda: job.started)
     for number in (2, 3, 4):
-        worker.when_idle(lambda number=number: (notes.append(number), last.set())[0])  # type: ignore[misc]
+        worker.when_idle(partial(_note_last, notes, number, last))
     assert notes == []
     job.allow(1)
     assert last.wait(PATIENCE)
