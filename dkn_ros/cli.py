@@ -95,7 +95,7 @@ def _bag(given: argparse.Namespace) -> int:
     try:
         from dkn_ros.ros import bag
     except ModuleNotFoundError as error:
-        if error.name != "rosbags":
+        if (error.name or "").partition(".")[0] != "rosbags":
             raise
         raise ImportError("bags are read with the package rosbags; install it with: pip install rosbags") from error
 

@@ -524,16 +524,25 @@ def test_of_a_bag_that_was_cut_off_the_rest_is_done(
     done = run(source if folder else file, target)
     assert done.status == 1
     assert done.lines and all(line.startswith("dkn bag: ") for line in done.lines)
-    assert re.search(r"in\.(mcap breaks off at byte \d+|db3: nothing can be read from message \d+ on)", done.lines[0])
+    told = {
+        "mcap": r"in\.mcap breaks off at byte \d+ of \d+",
+        "sqlite3": r"in\.db3: nothing can be read from message \d+ on",
+    }
+    assert re.search(told[storage], "\n".join(done.lines))
     copied = originals(target)
-    assert copied == whole[: len(copied)], "what could be read is what was there"
+    remaining = iter(whole)
+    assert all(message in remaining for message in copied), "what could be read is what was there, in its order"
+    # Near the cut a row of sqlite3 may be whole and the row before it, which reaches over several pages, not.
+    certain = len(copied) if storage == "mcap" else len(copied) - 5
+    assert copied[:certain] == whole[:certain]
     assert len(copied) > (share - 0.15) * len(whole)
     if folder:
         assert done.lines[-1] == f"dkn bag: {len(whole) - len(copied)} of {len(whole)} messages are lost"
     outputs = decoded(target, OUTPUT)
     assert len(outputs) > 100 * (share - 0.15)
-    for i, (_, message) in enumerate(outputs):
-        np.testing.assert_array_equal(pixels(message), expected[i % FRAMES])
+    for _, message in outputs:
+        frame = (stamp_ns(message.header.stamp) - T0) // PERIOD
+        np.testing.assert_array_equal(pixels(message), expected[frame % FRAMES])
 
 
 def test_a_chunk_that_is_damaged_costs_only_itself(run: Run, tmp_path: Path, scenes: list[Shot]) -> None:

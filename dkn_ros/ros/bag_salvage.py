@@ -15,6 +15,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -192,18 +193,22 @@ class SalvagedSqlite(SalvagedFile):
                 return
             except sqlite3.Error as error:
                 why = error
-            # Rows behind the one that cannot be read may be whole.
+            # One by one: rows behind a damaged one may be whole, and so may that before it, which Python, reading one
+            # row ahead, has lost with it.
+            found = None
             for row in range(last + 1, last + 1 + ROWS_TRIED):
-                try:
-                    if database.execute(query.format("="), (row,)).fetchone():
-                        break
-                except sqlite3.Error:
-                    continue
-            else:
+                with suppress(sqlite3.Error):
+                    found = database.execute(query.format("="), (row,)).fetchone()
+                if found:
+                    break
+            if not found:
                 note(f"{self.path.name}: nothing can be read from message {last + 1} on: {why}")
                 return
-            note(f"{self.path.name}: messages {last + 1} to {row - 1} cannot be read: {why}")
-            last = row - 1
+            if row > last + 1:
+                which = f"message {row - 1}" if row == last + 2 else f"messages {last + 1} to {row - 1}"
+                note(f"{self.path.name}: {which} cannot be read: {why}")
+            last = row
+            yield found[1:]
 
 
 def _head(file: BinaryIO) -> tuple[int | None, int]:
