@@ -79,7 +79,7 @@ class Recording:
         return Recording([item for item in self.items if item[0] not in topics])
 
     def renamed(self, names: dict[str, str]) -> Recording:
-        return Recording([(names.get(topic, topic), *rest) for topic, *rest in self.items])  # type: ignore[arg-type]
+        return Recording([(names.get(topic, topic), *rest) for topic, *rest in self.items])
 
 
 def make(kind: str, *values: Any) -> Any:
@@ -374,7 +374,7 @@ def test_frames_that_cannot_be_used_are_counted_and_copied(run: Run, tmp_path: P
     images[2][3].encoding = "8UC3"
     images[4][3].step = 3
     images[5][3] = b"\x00\x01\x00\x00 this is no image"
-    source, target = Recording([tuple(item) for item in items]).write(tmp_path / "in"), tmp_path / "out"  # type: ignore[misc]
+    source, target = Recording([tuple(item) for item in items]).write(tmp_path / "in"), tmp_path / "out"
     done = run(source, target)
     assert done.status == 1, "not every pair was upsampled"
     assert "9 written" in done.out

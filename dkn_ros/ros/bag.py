@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from rosbags.interfaces import Connection, MessageDefinitionFormat
@@ -32,7 +32,7 @@ from dkn_ros.ros.bag_topics import CAMERA_INFO, IMAGE, Topics, choose
 from dkn_ros.ros.messages import ImageError, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
 from dkn_ros.ros.sync import DEPTH, NS_PER_SECOND, RGB, Pair, PairSynchroniser
 
-METADATA_VERSION = 8
+METADATA_VERSION: Final = 8
 """Of metadata.yaml: the latest that every distribution from Humble on can read."""
 CAMERAS = ("colour", "depth")
 UNKNOWN_HASH = "RIHS01_" + 64 * "0"
@@ -231,12 +231,13 @@ class _Conversion:
         key = connection.topic, connection.msgtype
         if key not in self._connections:
             definition, digest = _definition(connection, self._store)
+            more: Any = connection.ext
             self._connections[key] = self._writer.add_connection(
                 *key,
                 msgdef=definition,
                 rihs01=digest,
-                serialization_format=connection.ext.serialization_format,
-                offered_qos_profiles=connection.ext.offered_qos_profiles,
+                serialization_format=more.serialization_format,
+                offered_qos_profiles=more.offered_qos_profiles,
             )
         return self._connections[key]
 

@@ -221,7 +221,8 @@ def _head(file: BinaryIO) -> tuple[int | None, int]:
 
 def _texts(body: bytes, count: int | None) -> list[str]:
     """So many strings (None: all there are), each behind its length in 4 bytes."""
-    found, position = [], 0
+    found: list[str] = []
+    position = 0
     while position < len(body) and (count is None or len(found) < count):
         (length,) = struct.unpack_from("<I", body, position)
         found.append(body[position + 4 : position + 4 + length].decode())
