@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dkn_ros import __version__
-from dkn_ros.config import DemoConfig, PipelineConfig, Settings, settings_of
+from dkn_ros.config import BagConfig, DemoConfig, PipelineConfig, Settings, settings_of
 
 ENHANCE_FLAGS = ("weights", "device", "precision", "threads", "min_depth", "max_depth", "fill_distance")
 EVALUATE_FLAGS = ("device", "precision", "threads")
@@ -89,6 +89,25 @@ def _demo(given: argparse.Namespace) -> int:
     for sentence in wrong:
         print(f"dkn demo: {sentence}", file=sys.stderr)
     return 1 if wrong else 0
+
+
+def _bag(given: argparse.Namespace) -> int:
+    try:
+        from dkn_ros.ros import bag
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rosbags":
+            raise
+        raise ImportError("bags are read with the package rosbags; install it with: pip install rosbags") from error
+
+    config = _settings(BagConfig, tuple(settings_of(BagConfig)), given)
+    pipeline_config = _settings(PipelineConfig, ENHANCE_FLAGS, given)
+    report = bag.convert(Path(given.source), Path(given.target), config, pipeline_config, given.overwrite)
+    print(report)
+    for loss in report.losses:
+        print(f"dkn bag: {loss}", file=sys.stderr)
+    if report.first_refusal:
+        print(f"dkn bag: not upsampled: {report.first_refusal}", file=sys.stderr)
+    return 0 if report.complete else 1
 
 
 def _evaluate(given: argparse.Namespace) -> int:
@@ -223,6 +242,13 @@ def _parser() -> argparse.ArgumentParser:
     demo = _command(commands, "demo", "run a simulated camera and the node over ROS 2, and look at the result", _demo)
     demo.add_argument("--out", metavar="DIR", default="demo_output", help="folder for summary.json and the pictures")
     _add_flags(demo, DemoConfig, tuple(settings_of(DemoConfig)))
+
+    bag = _command(commands, "bag", "upsample every pair of a rosbag2 recording into a new one", _bag)
+    bag.add_argument("source", metavar="IN", help="the folder of a recording, or one of its .mcap or .db3 files")
+    bag.add_argument("target", metavar="OUT", help="folder of the new one: all of the old, and the upsampled depth")
+    bag.add_argument("--overwrite", action="store_true", help="replace the bag OUT, if there is one, when it is done")
+    _add_flags(bag, BagConfig, tuple(settings_of(BagConfig)))
+    _add_flags(bag, PipelineConfig, ENHANCE_FLAGS)
 
     evaluate = _command(commands, "evaluate", "measure the error on frames of known depth", _evaluate)
     evaluate.add_argument("folder", metavar="DATA_DIR", help="folder with NAME_rgb.png and NAME_depth.png or .npy")

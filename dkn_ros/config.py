@@ -204,6 +204,29 @@ class DemoConfig(Settings):
 
 
 @dataclass(frozen=True)
+class BagConfig(Settings):
+    """Settings of `dkn bag`."""
+
+    preset: str = setting("", "camera family whose topics are taken, such as kinect; empty: those that the bag has")
+    rgb: str = setting("", "topic of the colour image; empty: of the preset, or the only one that the bag has")
+    depth: str = setting("", "topic of the depth image; empty: of the preset, or the only one that the bag has")
+    camera_info: str = setting("", "camera_info of the colour image; empty: of the preset, or the one beside the image")
+    output: str = setting("/depth/upsampled", "topic to write; its camera_info goes beside it")
+    encoding: str = setting(
+        NodeConfig.output_encoding,
+        "32FC1: metres, NaN invalid; 16UC1: millimetres, 0 invalid",
+        choices=("32FC1", "16UC1"),
+    )
+    slop: float = setting(
+        NodeConfig.slop, "largest stamp difference of a pair in seconds; 0: measured, as by the node", 0.0, 10.0
+    )
+    queue_size: int = setting(NodeConfig.queue_size, "images of each topic that wait for their partner", 1, 1000)
+    storage: str = setting("same", "format of the new bag; same: as the old one", choices=("same", "mcap", "sqlite3"))
+    start: float = setting(0.0, "seconds of the bag to leave out at its beginning", 0.0)
+    duration: float = setting(0.0, "seconds of the bag to take from there; 0: all", 0.0)
+
+
+@dataclass(frozen=True)
 class TrainingConfig(Settings):
     """A training recipe: `dkn train CONFIG` reads it from YAML, the card of the trained weights stores it."""
 

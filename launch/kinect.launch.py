@@ -3,17 +3,9 @@
 `--show-args` lists the arguments; `sim:=true` starts a simulated camera in the place of the Kinect.
 """
 
-from dkn_ros.ros.launch_description import Preset, describe
+from dkn_ros.ros.launch_description import PRESETS, describe
 
 
 def generate_launch_description():
     """The description that ROS 2 launch asks for."""
-    return describe(
-        Preset(
-            rgb_topic="/kinect/image_raw",
-            rgb_info_topic="/kinect/camera_info",
-            depth_topic="/kinect/depth/image_raw",
-            depth_info_topic="/kinect/depth/camera_info",
-            params="kinect.yaml",
-        )
-    )
+    return describe(PRESETS["kinect"])

@@ -73,7 +73,8 @@ def test_every_imported_ros_module_is_declared(manifest: ElementTree.Element) ->
 def test_every_imported_library_is_required(setup_arguments: dict[str, Any]) -> None:
     """requirements.txt pins what setup.py asks for; OpenCV's contrib wheel holds the plain one."""
     pinned = {line.split("==")[0].lower().replace("-contrib", "") for line in _requirements("requirements.txt")}
-    wanted = [*setup_arguments["install_requires"], *setup_arguments["extras_require"]["ros"]]
+    extras = setup_arguments["extras_require"]
+    wanted = [*setup_arguments["install_requires"], *extras["ros"], *extras["bag"]]
     assert {name.lower() for name in wanted} == pinned
 
 

@@ -31,6 +31,17 @@ class Preset:
     params: str
 
 
+PRESETS = {
+    "kinect": Preset(
+        rgb_topic="/kinect/image_raw",
+        rgb_info_topic="/kinect/camera_info",
+        depth_topic="/kinect/depth/image_raw",
+        depth_info_topic="/kinect/depth/camera_info",
+        params="kinect.yaml",
+    ),
+}
+"""Camera family -> preset: each has a launch file of its name, and `dkn bag --preset` knows it."""
+
 INPUTS = {
     "rgb_topic": "in/rgb/image",
     "rgb_info_topic": "in/rgb/camera_info",

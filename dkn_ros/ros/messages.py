@@ -155,7 +155,9 @@ def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:
         region = crop_intrinsics(full, info.roi.x_offset, info.roi.y_offset)
         setattr(scaled, name, scale_intrinsics(region, scale_x, scale_y).ravel())
     scaled.binning_x = scaled.binning_y = 0
-    scaled.roi = type(info.roi)()
+    scaled.roi = copy.copy(info.roi)
+    scaled.roi.x_offset = scaled.roi.y_offset = scaled.roi.width = scaled.roi.height = 0
+    scaled.roi.do_rectify = False
     return scaled
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from numpy.typing import NDArray
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import (
     InvalidParameterTypeException,
     InvalidParameterValueException,
@@ -117,7 +118,8 @@ class DknNode(Node):
             self.create_subscription(Image, "in/depth/image", self._on_depth, inputs),
         ]
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self.create_timer(1.0, self._diagnose)
+        # By a clock of its own: under use_sim_time the node's stands still while no bag is played.
+        self.create_timer(1.0, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME))
         rgb, depth = (s.topic_name for s in self._inputs)
         pairing = f"pairing by {self.synchroniser.name}"
         self.get_logger().info(f"ready: {rgb} + {depth} -> {self._depth.topic_name}; {pairing}")
