@@ -353,8 +353,10 @@ def test_zero_stamps_are_paired_by_the_time_of_recording(
     target = tmp_path / "out"
     assert run(recording.write(tmp_path / "in"), target).status == 0
     outputs = decoded(target, OUTPUT)
-    assert [stamp_ns(m.header.stamp) for _, m in outputs] == [rgb_time(i) for i in range(FRAMES)]
-    np.testing.assert_array_equal([pixels(m) for _, m in outputs], expected)
+    first = FRAMES - len(outputs)
+    assert first <= 1, "the first depth image comes when there is no telling yet that colour is not stamped"
+    assert [stamp_ns(m.header.stamp) for _, m in outputs] == [rgb_time(i) for i in range(first, FRAMES)]
+    np.testing.assert_array_equal([pixels(m) for _, m in outputs], expected[first:])
 
 
 def test_frames_without_partner_are_counted(run: Run, tmp_path: Path, recording: Recording) -> None:
