@@ -1,7 +1,7 @@
 """Bicubic resampling between pixel centres into an array that is there already.
 
 The same as Pillow's, which is what the authors' data was made with (Keys' kernel, a = -0.5; antialiased where the image
-shrinks; what falls outside the image has no weight), but ten times as fast and without new arrays.
+shrinks; what falls outside the image has no weight), but on all threads and without new arrays.
 """
 
 from __future__ import annotations

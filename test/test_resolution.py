@@ -81,6 +81,14 @@ def test_an_empty_frame_says_nothing(truth: FloatImage) -> None:
     assert np.isnan(resolution.reduced(empty)).all()
 
 
+def test_the_next_image_of_the_same_size_may_be_of_another_camera(truth: FloatImage) -> None:
+    resolution = Resolution()
+    replicated = registered(lower(truth, 4, "nearest"), 320, 240, "replicate")
+    for _ in range(2):
+        assert resolution.reduced(replicated).shape == (60, 80)
+        assert resolution.reduced(truth) is truth
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (7, 5), (40, 11)])
 def test_small_images_are_left_alone(shape: tuple[int, int]) -> None:
     depth = np.full(shape, 1.0, np.float32)
