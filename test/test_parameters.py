@@ -88,7 +88,7 @@ def test_given_values_are_taken(make_node: MakeNode) -> None:
     ],
 )
 def test_values_that_do_not_fit_end_the_start(make_node: MakeNode, name: str, value: Any) -> None:
-    from dkn_ros.ros.node import START_ERRORS
+    from dkn_ros.ros.process import START_ERRORS
 
     with pytest.raises(START_ERRORS, match=name):
         parameters.declare(make_node(**{name: value}), NodeConfig)

@@ -18,7 +18,7 @@ from sensor_msgs.msg import Image
 from dkn_ros.depth import to_metres
 from dkn_ros.evaluation import compare
 from dkn_ros.ros.messages import read_depth, read_rgb, stamp_ns
-from dkn_ros.ros.node import qos
+from dkn_ros.ros.qos import qos
 from dkn_ros.ros.sim_camera import SENT, STATUS
 
 FloatImage = NDArray[np.float32]

@@ -24,7 +24,8 @@ from dkn_ros.config import CameraConfig
 from dkn_ros.ros import parameters
 from dkn_ros.ros.diagnostics import Level, diagnostic_array
 from dkn_ros.ros.messages import camera_info, depth_image, rgb_image
-from dkn_ros.ros.node import qos, run
+from dkn_ros.ros.process import run
+from dkn_ros.ros.qos import qos
 from dkn_ros.synthetic.source import Shot, shots
 
 SENT = "sent"

@@ -1,0 +1,142 @@
+"""The way of a frame through the worker thread: convert, call the pipeline, hand over to the outputs."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkn_ros.config import NodeConfig
+from dkn_ros.ros.diagnostics import Statistics, timing_array
+from dkn_ros.ros.matchers import Pair
+from dkn_ros.ros.messages import ImageError, read_depth, read_rgb, stamp_ns
+from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs, Result
+from dkn_ros.ros.registering import Registering
+from dkn_ros.ros.worker import Foresight, Worker
+
+if TYPE_CHECKING:
+    from sensor_msgs.msg import CameraInfo, Image
+    from std_msgs.msg import Header
+
+    from dkn_ros.pipeline import Guidance, Pipeline
+
+STOP_SECONDS = 1.5
+
+
+class Frames:
+    """Works on the newest pair, and on a colour image that will most likely become one; `config` may be replaced.
+
+    infos: camera_info of "rgb" and "depth", as far as they have come.  alive: whether what fails may be complained of.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        pipeline: Pipeline,
+        registering: Registering,
+        outputs: Outputs,
+        statistics: Statistics,
+        infos: Mapping[str, CameraInfo],
+        logger: Any,
+        alive: Callable[[], bool],
+    ) -> None:
+        self.config = config
+        self._pipeline, self._registering, self._outputs = pipeline, registering, outputs
+        self._statistics, self._infos, self._logger, self._alive = statistics, infos, logger, alive
+        self._foresight = Foresight()
+        self._early: tuple[Image, NDArray[np.uint8], Guidance] | None = None
+        self._depth_size: tuple[int, int] | None = None
+        self._worker = Worker(self._work, lambda _: statistics.dropped_busy(), "dkn_worker")
+
+    # The ROS thread: hand over.
+
+    def colour(self, msg: Image) -> None:
+        """A colour image has come; its depth may follow."""
+        if self._foresight.colour(msg) and self.config.early_guidance:
+            self._worker.when_idle(functools.partial(self._look_early, msg))
+
+    def pair(self, pair: Pair) -> None:
+        """A pair is there."""
+        self._foresight.pair(pair.rgb)
+        self._worker.put((pair, time.monotonic()))
+
+    def stop(self) -> None:
+        """End the worker; call before the publishers are destroyed."""
+        if not self._worker.stop(STOP_SECONDS):
+            self._logger.warning(f"the frame in work did not end within {STOP_SECONDS} s; leaving it")
+
+    # The worker thread: convert, call, publish.
+
+    def _work(self, arrived: tuple[Pair, float]) -> None:
+        try:
+            self._process(*arrived)
+        except ImageError as error:
+            self._refuse(error.reason, str(error))
+        except ValueError as error:
+            self._refuse("value", str(error))
+        except Exception as error:  # a robot's node lives on; what happened is in the log and in the diagnostics
+            if not self._alive():  # publishers are gone: we are being stopped
+                return
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            self._statistics.failed(f"frame failed: {text}")
+            self._logger.error(f"frame failed: {text}", throttle_duration_sec=QUIET_SECONDS)
+
+    def _look_early(self, msg: Image) -> None:
+        """Begin with a colour image whose depth is still to come; if none comes, nothing is lost but the work."""
+        if self._depth_size is None:
+            return
+        try:
+            rgb = read_rgb(msg)
+            self._early = msg, rgb, self._pipeline.look(rgb, self._depth_size)
+        except ValueError:
+            pass  # its pair will say so
+
+    def _process(self, pair: Pair, arrival: float) -> None:
+        start = time.perf_counter()
+        early, self._early = self._early, None
+        if early and early[0] is pair.rgb:
+            _, rgb, guidance = early
+        else:
+            rgb, guidance = read_rgb(pair.rgb), None
+        depth = self._registering.depth(read_depth(pair.depth), rgb.shape[:2], pair, self._infos)
+        self._depth_size = depth.shape[0], depth.shape[1]
+        metres = self._outputs.metres(rgb.shape[0], rgb.shape[1])
+        read = time.perf_counter()
+        enhanced = self._pipeline.enhance(rgb, depth, guidance, metres)
+        done = time.perf_counter()
+        header = _header(pair)
+        self._outputs.publish(Result(header, rgb, enhanced.depth, self._infos.get("rgb")))
+        end = time.perf_counter()
+        latency_ms = 1e3 * (time.monotonic() - arrival)
+        self._statistics.published(latency_ms)
+        stages = {name: ms for name, ms in enhanced.timings.items() if name != "whole"}
+        if guidance:
+            stages["early"] = guidance.milliseconds
+        self._outputs.publish_timing(
+            timing_array(
+                header.stamp,
+                str(self._pipeline.device),
+                {"receive": 1e3 * (read - start), **stages, "publish": 1e3 * (end - done)},
+                total_ms=1e3 * (end - start),
+                latency_ms=latency_ms,
+                pair_difference_ms=pair.difference_ms,
+                rgb_size=(rgb.shape[1], rgb.shape[0]),
+                depth_size=(pair.depth.width, pair.depth.height),
+            )
+        )
+
+    def _refuse(self, reason: str, text: str) -> None:
+        self._statistics.refused(reason, text)
+        self._logger.warning(f"pair refused: {text}", throttle_duration_sec=QUIET_SECONDS)
+
+
+def _header(pair: Pair) -> Header:
+    """The header of the colour image."""
+    header: Header = pair.rgb.header
+    if stamp_ns(header.stamp) == 0:  # a driver without a clock: the best we know is when the image came
+        header.stamp.sec, header.stamp.nanosec = divmod(pair.rgb_stamp_ns, 1_000_000_000)
+    return header

@@ -1,0 +1,102 @@
+"""What the node publishes of a frame: depth, camera_info and timing.
+
+Used by the worker thread; `wanted` by any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkn_ros.config import NodeConfig
+from dkn_ros.depth import to_millimetres
+from dkn_ros.ros.messages import ImageError, pixels_of, scaled_camera_info
+from dkn_ros.ros.qos import qos
+
+if TYPE_CHECKING:
+    from diagnostic_msgs.msg import DiagnosticArray
+    from sensor_msgs.msg import CameraInfo
+    from std_msgs.msg import Header
+
+QUIET_SECONDS = 5.0
+"""A complaint is logged once in so many seconds; all are counted in the diagnostics."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One frame as it goes out.  The arrays last until the next frame."""
+
+    header: Header
+    """Stamp and frame of all that is published of it."""
+    rgb: NDArray[np.uint8]
+    """HxWx3 (RGB order) or HxW."""
+    depth: NDArray[np.float32]
+    """HxW metres, NaN invalid: what `Outputs.metres` gave, filled."""
+    rgb_info: CameraInfo | None
+    """Of the colour image as it came; None while there is none."""
+
+
+class Outputs:
+    """The publishers; `config` may be replaced from frame to frame."""
+
+    def __init__(self, node: Any, config: NodeConfig) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+        from sensor_msgs.msg import CameraInfo, Image
+
+        self.config = config
+        self._logger = node.get_logger()
+        profile = qos(config.output_reliability, config.output_depth)
+        self._depth = node.create_publisher(Image, "depth/upsampled", profile)
+        self._info = node.create_publisher(CameraInfo, "depth/camera_info", profile)
+        self._timing = node.create_publisher(DiagnosticArray, "depth/timing", 10)
+        self._image = Image()  # kept, with its buffer, from frame to frame
+        self._metres: NDArray[np.float32] | None = None  # where the output is not in metres
+
+    @property
+    def topic_name(self) -> str:
+        """Of the depth."""
+        return str(self._depth.topic_name)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody listens to what is made of a frame; its timing alone is no reason to make it."""
+        return bool(self._depth.get_subscription_count())
+
+    def metres(self, height: int, width: int) -> NDArray[np.float32]:
+        """Where a frame's depth is to be written: into the message itself where that is in metres."""
+        pixels = pixels_of(self._image, height, width, self.config.output_encoding)
+        if pixels.dtype == np.float32:
+            return pixels
+        if self._metres is None or self._metres.shape != (height, width):
+            self._metres = np.empty((height, width), np.float32)
+        return self._metres
+
+    def publish(self, result: Result) -> None:
+        """Publish a frame, all but its timing."""
+        height, width = result.depth.shape
+        if self._image.encoding == "16UC1":
+            to_millimetres(result.depth, pixels_of(self._image, height, width, "16UC1"))
+        self._image.header = result.header
+        info = self._camera_info(result)
+        self._depth.publish(self._image)
+        if info is not None:
+            self._info.publish(info)
+
+    def publish_timing(self, timing: DiagnosticArray) -> None:
+        """Publish a frame's timing."""
+        self._timing.publish(timing)
+
+    def _camera_info(self, result: Result) -> CameraInfo | None:
+        """What describes the depth; None without a camera_info that is of use: depth is published all the same."""
+        if result.rgb_info is None:
+            return None
+        try:
+            info = scaled_camera_info(result.rgb_info, result.depth.shape[1], result.depth.shape[0])
+        except ImageError as error:
+            self._logger.warning(f"no depth/camera_info: {error}", throttle_duration_sec=QUIET_SECONDS)
+            return None
+        info.header = result.header
+        return info
