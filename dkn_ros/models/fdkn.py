@@ -151,12 +151,18 @@ class FDKN(nn.Module):
         return self.filter(target, guidance_heads, target_heads)[..., :height, :width]
 
     def filter(self, target: Tensor, guidance_heads: Heads | None, target_heads: Heads) -> Tensor:
-        """`average` of `kernels`; without gradients and on a CPU in one compiled pass over the heads, as they are."""
-        if target.device.type != "cpu" or torch.is_grad_enabled():
+        """`average` of `kernels`; on a CPU in one compiled pass over the heads, as they are."""
+        compiled = target.device.type == "cpu" and target_heads[0].dtype in (torch.float32, torch.bfloat16)
+        if not compiled:
             return self.average(target, *self.kernels(guidance_heads, target_heads))
-        from dkn_ros.sampling import fused  # numba loads LLVM: only for those who use it
-
         base, scale = sampling_grid(self.options)
+        # numba loads LLVM: only for those who use it
+        if torch.is_grad_enabled():
+            from dkn_ros.sampling.fused_gradient import differentiable_average_of_heads as average_of_heads
+
+            return average_of_heads(target, guidance_heads, target_heads, self.options.residual, base, scale)
+        from dkn_ros.sampling import fused
+
         out = torch.empty_like(target, dtype=torch.float32)
         for b in range(len(target)):
             guidance = None if guidance_heads is None else (guidance_heads[0][b], guidance_heads[1][b])
