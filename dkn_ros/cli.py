@@ -16,7 +16,7 @@ from dkn_ros import __version__
 from dkn_ros.config import BagConfig, DemoConfig, PipelineConfig, Settings, settings_of
 
 ENHANCE_FLAGS = ("weights", "device", "precision", "threads", "min_depth", "max_depth", "fill_distance")
-EVALUATE_FLAGS = ("device", "precision", "threads")
+EVALUATE_FLAGS = ("device", "precision", "threads", "depth_resolution")
 BENCHMARK_FLAGS = ("weights", "device", "threads")
 
 
@@ -255,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--tests",
         default="clean,nearest,holes,kinect",
-        help="of clean, nearest, area, holes, kinect, real (clean,nearest,holes,kinect)",
+        help="of clean, nearest, area, holes, kinect, real, replicated, sparse (clean,nearest,holes,kinect)",
     )
     evaluate.add_argument("--factors", default="2,4,8", help="ratios of colour to depth size (2,4,8)")
     evaluate.add_argument(

@@ -38,9 +38,12 @@ PROTOCOLS: Mapping[str, CameraModel] = {
     "holes": CameraModel(method="bicubic", shadows=1.0, border=2, blobs=4),
     "kinect": KINECT,
     "real": CameraModel(method="nearest"),
+    "replicated": CameraModel(method="area", registered="replicate"),
+    "sparse": CameraModel(method="nearest", registered="sparse"),
 }
 """What is done to the truth, besides making it smaller.  `real` is for frames with invalid pixels of their own, which
-stay invalid: what a sensor of lower resolution would have seen, against what the sensor saw."""
+stay invalid: what a sensor of lower resolution would have seen, against what the sensor saw.  `replicated` and `sparse`
+are of the colour's size, as drivers register depth: every measurement in all pixels of its block, or in one."""
 
 REFERENCE = "bicubic"
 MEASURES = ("all", "hole", "near", "far", "far_without_holes", "mae", "off", "edge", "flicker")

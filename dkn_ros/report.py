@@ -23,6 +23,8 @@ ABOUT = {
     "holes": "clean, with shadows, a blind border and four ellipses cut out",
     "kinect": "noise and steps of a Kinect v1, every n-th pixel, holes",
     "real": "every n-th pixel of frames with invalid pixels of their own",
+    "replicated": "mean of each block, in all its pixels at the colour's size",
+    "sparse": "every n-th pixel, alone in its block at the colour's size",
 }
 LEGEND = """\
 All methods of a table are measured on the same pixels: those that the truth and every method know, 6 from the border.
