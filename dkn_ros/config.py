@@ -211,6 +211,16 @@ class BagConfig(Settings):
     rgb: str = setting("", "topic of the colour image; empty: of the preset, or the only one that the bag has")
     depth: str = setting("", "topic of the depth image; empty: of the preset, or the only one that the bag has")
     camera_info: str = setting("", "camera_info of the colour image; empty: of the preset, or the one beside the image")
+    depth_info: str = setting("", "camera_info of the depth image; empty: of the preset, or the one beside the image")
+    registration: str = setting(
+        NodeConfig.registration,
+        "bring depth of another camera into the colour image; auto: where both images name different frames",
+        choices=("auto", "on", "off"),
+    )
+    extrinsics: str = setting(
+        NodeConfig.extrinsics,
+        "where the depth camera is in the colour camera's frame: tf asks the bag; or x y z (metres) qx qy qz qw",
+    )
     output: str = setting("/depth/upsampled", "topic to write; its camera_info goes beside it")
     encoding: str = setting(
         NodeConfig.output_encoding,

@@ -33,9 +33,11 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from dkn_ros import cli
 from dkn_ros.config import CameraConfig, PipelineConfig
-from dkn_ros.depth import to_millimetres
+from dkn_ros.depth import to_metres, to_millimetres
 from dkn_ros.pipeline import Pipeline
+from dkn_ros.registration import Registration
 from dkn_ros.ros.messages import stamp_ns
+from dkn_ros.ros.registering import calibration_of
 from dkn_ros.synthetic.source import Shot, shots
 
 RGB, INFO, DEPTH, OTHER, OWN = "/cam/rgb/image_raw", "/cam/rgb/camera_info", "/cam/depth/image_raw", "/chatter", "/own"
@@ -428,7 +430,8 @@ UNFIT = {
     "no images": ([RGB, DEPTH], [], "no topic of the bag can be the colour image; name it with --rgb; the bag has no"),
     "unknown colour": ([], ["--rgb", "/x"], "no images on /x in the bag; it has /cam/depth/image_raw (16UC1)"),
     "colour of another type": ([], ["--rgb", OTHER], "no images on /chatter in the bag; it has /cam/depth/image_raw"),
-    "unknown info": ([], ["--camera-info", "/x"], "no camera_info on /x in the bag; it has /cam/rgb/camera_info"),
+    "unknown info": ([], ["--camera-info", "/x"], "--camera-info is /x; the bag has camera_info on /cam/"),
+    "unknown depth info": ([], ["--depth-info", "/x"], "--depth-info is /x; the bag has camera_info on /cam/"),
     "unknown preset": ([], ["--preset", "kinetc"], "preset is 'kinetc'; wanted: one of kinect"),
     "preset of another camera": ([], ["--preset", "kinect"], "no images on /kinect/image_raw in the bag; it has /"),
     "output taken": ([], ["--output", OTHER], "the bag has a topic /chatter of its own; wanted: another one, such as"),
@@ -465,6 +468,84 @@ def test_no_pair_at_all_is_a_failure(fail: Callable[..., str], tmp_path: Path, r
             message.header = header(stamp_ns(message.header.stamp) + 3600 * 10**9)
     line = fail(recording.write(tmp_path / "in"), tmp_path / "out")
     assert line.startswith(f"dkn bag: no pair among 12 images on {RGB} and 12 on {DEPTH}; wanted:")
+
+
+# Depth of another camera.
+
+DEPTH_INFO, DEPTH_OPTICAL = "/cam/depth/camera_info", "depth_optical"
+
+
+def moved(stamp: int, parent: str, child: str, x: float, turn: float = 0.0) -> Any:
+    """`child` lies x metres beside `parent`, turned by so many degrees around the axis of view."""
+    half = np.radians(turn) / 2
+    rotation = make("geometry_msgs/msg/Quaternion", 0.0, 0.0, float(np.sin(half)), float(np.cos(half)))
+    transform = make("geometry_msgs/msg/Transform", make("geometry_msgs/msg/Vector3", x, 0.0, 0.0), rotation)
+    return make("geometry_msgs/msg/TransformStamped", header(stamp, parent), child, transform)
+
+
+def of_two_cameras(recording: Recording, *transforms: Any) -> Recording:
+    """The depth of the recording now comes from a camera beside the colour camera; transforms come at its end."""
+    info = camera_info(T0, WIDTH, HEIGHT)
+    info.header.frame_id = DEPTH_OPTICAL
+    for topic, _, _, message in recording.items:
+        if topic == DEPTH:
+            message.header.frame_id = DEPTH_OPTICAL
+    late = rgb_time(FRAMES)
+    recording.items += [(DEPTH_INFO, "sensor_msgs/msg/CameraInfo", late, info)]
+    recording.items += [
+        ("/tf_static", "tf2_msgs/msg/TFMessage", late + i, make("tf2_msgs/msg/TFMessage", [transform]))
+        for i, transform in enumerate(transforms)
+    ]
+    return recording
+
+
+def registered(scenes: list[Shot], weights: Path, place: tuple[float, float, float]) -> list[NDArray[np.float32]]:
+    """What the pipeline makes of depth that was seen from this place (metres) in the colour camera's frame."""
+    pipeline = Pipeline(PipelineConfig(weights=str(weights), device="cpu", precision="float32", threads=1))
+    height, width = scenes[0].depth.shape
+    depth_camera, colour_camera = (
+        calibration_of(camera_info(T0, *size), *pixels)
+        for size, pixels in (((WIDTH, HEIGHT), (width, height)), ((2 * WIDTH, 2 * HEIGHT), (WIDTH, HEIGHT)))
+    )
+    registration = Registration(depth_camera, colour_camera, np.eye(3), np.array(place))
+    return [pipeline.enhance(shot.rgb, registration.register(to_metres(millimetres(shot)))).depth for shot in scenes]
+
+
+def test_depth_of_another_camera_is_registered_by_the_bags_transforms(
+    run: Run, tmp_path: Path, scenes: list[Shot], small_weights: Path
+) -> None:
+    """Straight, and over a frame between them to which both are turned: its x is minus y for the cameras."""
+    chain = moved(T0, "/link", "cam_optical", 0.02, turn=90), moved(T0, "link", DEPTH_OPTICAL, 0.05, turn=90)
+    straight = (moved(T0, DEPTH_OPTICAL, "cam_optical", -0.03),)
+    for name, transforms, place in (("straight", straight, (0.03, 0.0, 0.0)), ("chain", chain, (0.0, -0.03, 0.0))):
+        source = of_two_cameras(recorded(scenes), *transforms).write(tmp_path / name)
+        done = run(source, tmp_path / f"{name}_out")
+        assert done.status == 0, done.err
+        wanted = registered(scenes, small_weights, place)
+        found = [pixels(message) for _, message in decoded(tmp_path / f"{name}_out", OUTPUT)]
+        assert len(found) == FRAMES
+        for i, depth in enumerate(found):
+            np.testing.assert_allclose(depth, wanted[i % len(wanted)], rtol=1e-4)
+
+
+def test_extrinsics_may_be_given(
+    run: Run, tmp_path: Path, recording: Recording, scenes: list[Shot], small_weights: Path
+) -> None:
+    source = of_two_cameras(recording).write(tmp_path / "in")
+    assert run(source, tmp_path / "out", "--extrinsics", "0.03 0 0 0 0 0 1").status == 0
+    wanted = registered(scenes, small_weights, (0.03, 0.0, 0.0))
+    np.testing.assert_allclose(pixels(decoded(tmp_path / "out", OUTPUT)[0][1]), wanted[0], rtol=1e-6)
+
+
+def test_without_a_transform_nothing_wrong_is_written(
+    fail: Callable[..., str], run: Run, tmp_path: Path, recording: Recording, expected: list[NDArray]
+) -> None:
+    source = of_two_cameras(recording).write(tmp_path / "in")
+    line = fail(source, tmp_path / "out")
+    assert "colour is in frame 'cam_optical', depth in 'depth_optical'" in line
+    assert "the bag holds none; give --extrinsics" in line
+    assert run(source, tmp_path / "out", "--registration", "off").status == 0
+    np.testing.assert_allclose(pixels(decoded(tmp_path / "out", OUTPUT)[0][1]), expected[0], rtol=1e-6)
 
 
 # What lies under the names.

@@ -7,6 +7,7 @@ the node's, but nothing is dropped for want of time.  Needs rosbags, and no ROS.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -29,7 +30,9 @@ from dkn_ros.config import BagConfig, PipelineConfig
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros.bag_input import BagError, BagInput, DamagedError
 from dkn_ros.ros.bag_topics import CAMERA_INFO, IMAGE, Topics, choose
+from dkn_ros.ros.bag_transforms import lookup_in
 from dkn_ros.ros.messages import ImageError, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
+from dkn_ros.ros.registering import registering_by
 from dkn_ros.ros.sync import DEPTH, NS_PER_SECOND, RGB, Pair, PairSynchroniser
 
 METADATA_VERSION: Final = 8
@@ -139,7 +142,9 @@ class _Conversion:
         self._pairs: list[Pair] = []
         # message_filters, which the node takes where it is installed, gives the same pairs and would need rclpy.
         self._synchroniser = PairSynchroniser(self._pairs.append, config.queue_size, config.slop)
-        self._info = self._first_info()
+        self._registering = registering_by(lookup_in(bag, store), config)
+        self._info_topics = {topics.camera_info: "rgb", topics.depth_info: "depth"}
+        self._infos = self._first_infos()
 
     def run(self, report: BagReport) -> None:
         """Read, copy, pair, upsample."""
@@ -151,8 +156,9 @@ class _Conversion:
             for connection, timestamp, data in self._bag.messages(None, start, stop):
                 self._writer.write(self._original(connection), timestamp, data)
                 report.messages += 1
-                if connection.topic == self._topics.camera_info:
-                    self._info = self._read(connection, data) or self._info
+                if connection.topic in self._info_topics and connection.msgtype == CAMERA_INFO:
+                    info = self._read(connection, data)
+                    self._infos |= {self._info_topics[connection.topic]: info} if info is not None else {}
                 if connection.topic not in inputs or connection.msgtype != IMAGE:
                     continue
                 message = self._read(connection, data)
@@ -173,18 +179,24 @@ class _Conversion:
         stop = start + round(self._config.duration * NS_PER_SECOND) if self._config.duration else None
         return start if self._config.start else None, stop
 
-    def _first_info(self) -> Any:
-        """For the images that come before it: a camera_info may be recorded a moment after its image, or once."""
-        for connection, _, data in self._bag.messages({self._topics.camera_info or ""}):
-            with suppress(Exception):  # bytes from a damaged file; `_read` will count it
-                return self._decoded(connection, data)
-        return None
+    def _first_infos(self) -> dict[str, Any]:
+        """For the images that come before them: a camera_info may be recorded a moment after its image, or once."""
+        found: dict[str, Any] = {}
+        for topic, camera in self._info_topics.items():
+            for connection, _, data in self._bag.messages({topic or ""}):
+                with suppress(Exception):  # bytes from a damaged file; `_read` will count it
+                    found[camera] = self._decoded(connection, data)
+                    break
+        return found
 
     def _upsample(self, pair: Pair) -> None:
         self.report.pairs += 1
         (rgb_message, rgb_time), (depth_message, depth_time) = pair.rgb, pair.depth
         try:
-            depth = self._pipeline.enhance(read_rgb(rgb_message), read_depth(depth_message)).depth
+            rgb = read_rgb(rgb_message)
+            images = dataclasses.replace(pair, rgb=rgb_message, depth=depth_message)
+            measured = self._registering.depth(read_depth(depth_message), rgb.shape[:2], images, self._infos)
+            depth = self._pipeline.enhance(rgb, measured).depth
         except ImageError as error:
             self.report.refuse(error.reason, str(error))
             return
@@ -201,8 +213,8 @@ class _Conversion:
         self._write(self._config.output, IMAGE, timestamp, image)
         self.report.written += 1
         try:
-            if self._info is not None:
-                info = scaled_camera_info(self._info, image.width, image.height)
+            if "rgb" in self._infos:
+                info = scaled_camera_info(self._infos["rgb"], image.width, image.height)
                 info.header = header
                 self._write(self._info_topic, CAMERA_INFO, timestamp, info)
                 self.report.described += 1

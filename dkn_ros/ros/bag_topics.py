@@ -20,11 +20,12 @@ DEPTH = tuple(encoding for encoding in DEPTH_TYPES if encoding != "mono16")
 
 @dataclass(frozen=True)
 class Topics:
-    """The topics that are read; camera_info, of the colour image, is None where there is none."""
+    """The topics that are read; camera_info, of the colour image, and depth_info are None where there are none."""
 
     rgb: str
     depth: str
     camera_info: str | None
+    depth_info: str | None = None
 
 
 def choose(bag: BagInput, store: Any, config: BagConfig) -> Topics:
@@ -46,16 +47,20 @@ def choose(bag: BagInput, store: Any, config: BagConfig) -> Topics:
         encodings = {topic: _encoding(bag, store, topic) for topic in kinds}
         rgb = rgb or _only(encodings, depth, (COLOUR, GREY), "colour", "--rgb", bag, store)
         depth = depth or _only(encodings, rgb, (DEPTH, ("mono16",)), "depth", "--depth", bag, store)
-    return Topics(rgb, depth, _info(bag, config, preset.rgb_info_topic if preset and not config.rgb else "", rgb))
+    given = preset if preset and not config.rgb else None
+    camera_info = _info(bag, "--camera-info", config.camera_info, given.rgb_info_topic if given else "", rgb)
+    given = preset if preset and not config.depth else None
+    depth_info = _info(bag, "--depth-info", config.depth_info, given.depth_info_topic if given else "", depth)
+    return Topics(rgb, depth, camera_info, depth_info)
 
 
-def _info(bag: BagInput, config: BagConfig, preset: str, rgb: str) -> str | None:
+def _info(bag: BagInput, flag: str, named: str, preset: str, image: str) -> str | None:
+    """The camera_info of an image: the one that is named, that of the preset, or the one beside the image."""
     there = _kinds(bag, CAMERA_INFO)
-    if config.camera_info and config.camera_info not in there:
-        listed = ", ".join(there) or "none"
-        raise BagError(f"no camera_info on {config.camera_info} in the bag; it has {listed}")
-    beside = rgb.rpartition("/")[0] + "/camera_info"
-    return next((topic for topic in (config.camera_info, preset, beside) if topic in there), None)
+    if named and named not in there:
+        raise BagError(f"{flag} is {named}; the bag has camera_info on {', '.join(there) or 'no topic'}")
+    beside = image.rpartition("/")[0] + "/camera_info"
+    return next((topic for topic in (named, preset, beside) if topic in there), None)
 
 
 def _only(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkn_ros.calibration import Calibration
-from dkn_ros.config import NodeConfig
+from dkn_ros.config import BagConfig, NodeConfig
 from dkn_ros.depth import to_metres
 from dkn_ros.registration import Registration
 from dkn_ros.ros.messages import ImageError, scaled_camera_info
@@ -176,8 +176,13 @@ def _key(info: CameraInfo) -> tuple[Any, ...]:
 
 def registering_of(node: Any, config: NodeConfig) -> Registering:
     """As a node's parameters say.  Raises ValueError for extrinsics that are none."""
+    return registering_by(tf_lookup(node), config)
+
+
+def registering_by(lookup: Lookup, config: NodeConfig | BagConfig) -> Registering:
+    """The same where something else than the node's TF knows the transforms."""
     extrinsics = None if config.extrinsics == "tf" else Transform.parsed(config.extrinsics)
-    return Registering(config.registration, extrinsics, tf_lookup(node))
+    return Registering(config.registration, extrinsics, lookup)
 
 
 def tf_lookup(node: Any) -> Lookup:
