@@ -201,6 +201,8 @@ def test_document_is_complete_and_sane(document: dict[str, Any]) -> None:
         assert entry["speedup"] == entry["reference_ms"]["median"] / whole["median"]
         assert entry["reference_frames"] == 2 and entry["reference_note"] == ""
         assert entry["peak_mb"] >= 0 and entry["reference_peak_mb"] > 0
+        assert set(entry["early_ms"]) == SPREAD and entry["early_ms"]["median"] > 0
+        assert 0 < entry["difference_relative"] < (1e-4 if entry["precision"] == "float32" else 0.05)
         assert entry["difference_mm"]["p99"] < (0.1 if entry["precision"] == "float32" else 100)
         megapixels = entry["width"] * entry["height"] / 1e6
         assert math.isclose(entry["ms_per_megapixel"] * megapixels, whole["median"])
@@ -230,6 +232,7 @@ def test_without_reference_and_classical_filters(
     found = {**run.run(plan), "machine": report.machine("cpu", 1)}
     (entry,) = found["results"]
     assert entry["reference_ms"] is entry["speedup"] is entry["reference_peak_mb"] is entry["difference_mm"] is None
+    assert entry["difference_relative"] is None
     assert found["classical"] == [] and "published" not in found["average"]["ms"]
     text = report.table(found)
     assert "not asked for" in text and "no ximgproc" in text

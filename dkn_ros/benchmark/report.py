@@ -19,13 +19,15 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "
 """Extensions that decide how fast a network runs, of x86 and of ARM."""
 LEGEND = """\
 median, p95, p99   milliseconds of a frame, from images to images; Hz: frames a second at the median
+early              median from the depth on, where the colour image was looked at before, as the node does
 ms/MP, relative    milliseconds a million pixels of the colour image, and over those of the smallest size
 published          median milliseconds (and number of frames) the published way: float32, a 15 x 15 window cut out
                    around every pixel; timed in turns with the pipeline, same weights and frames
 faster             that over the pipeline's median
 MB                 peak memory of a frame above the loaded model, measured in a process of its own, by
                    {method}
-differs            99th percentile of the difference between both results, millimetres"""
+differs            99th percentile of the difference between both results, millimetres, and its root mean square in
+                   percent of the depth's"""
 
 
 def machine(device: str, threads: int) -> dict[str, Any]:
@@ -78,21 +80,26 @@ def _about(document: dict[str, Any]) -> str:
 
 
 def _frames(results: Sequence[dict[str, Any]]) -> str:
-    head = ["size", "type", "frames", "median", "p95", "p99", "Hz", "ms/MP", "relative",
+    head = ["size", "type", "frames", "median", "p95", "p99", "Hz", "early", "ms/MP", "relative",
             "published", "faster", "MB", "published MB", "differs"]  # fmt: skip
     rows = [head]
     for entry in results:
         whole, known = entry["whole_ms"], entry["reference_ms"]
         rows.append([
             _size(entry), entry["precision"], str(entry["frames"]), *(_ms(whole[key]) for key in whole),
-            f"{1e3 / whole['median']:.1f}", _ms(entry["ms_per_megapixel"]), f"{entry['relative_per_megapixel']:.2f}",
+            f"{1e3 / whole['median']:.1f}", _ms(entry["early_ms"]["median"]),
+            _ms(entry["ms_per_megapixel"]), f"{entry['relative_per_megapixel']:.2f}",
             f"{_ms(known['median'])} ({entry['reference_frames']})" if known else "-",
             f"{entry['speedup']:.1f}x" if known else "-",
             _count(entry["peak_mb"]), _count(entry["reference_peak_mb"]),
-            f"{entry['difference_mm']['p99']:.2f}" if known else "-",
+            _difference(entry) if known else "-",
         ])  # fmt: skip
     notes = {f"published way at {_size(e)}: {e['reference_note']}": None for e in results if e["reference_note"]}
     return "\n".join([_aligned(rows, left=2), *notes])
+
+
+def _difference(entry: dict[str, Any]) -> str:
+    return f"{entry['difference_mm']['p99']:.2f}, {100 * entry['difference_relative']:.3f} %"
 
 
 def _stages(results: Sequence[dict[str, Any]]) -> list[str]:

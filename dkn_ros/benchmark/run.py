@@ -136,23 +136,28 @@ def _measure_size(
     bar.set_postfix_str("")
 
     ours = [Contender(_enhancing(pipeline)) for pipeline in pipelines]
+    early = [Contender(_looking_early(pipeline), aside=True) for pipeline in pipelines]
     known = Published(pipelines[0]) if reference_peak else None
     theirs = [Contender(_publishing(known), aside=True)] if known else []
     classical = {} if document["classical_missing"] else {name: _classical(name) for name in CLASSICAL}
-    race([*ours, *theirs, *classical.values()], given, device, plan.frames, bar)
+    race([*ours, *early, *theirs, *classical.values()], given, device, plan.frames, bar)
 
     reference_frames = len(theirs[0].milliseconds) if theirs else 0
     reference_ms = {"median": theirs[0].whole["median"]} if theirs else None
-    for pipeline, contender, peak in zip(pipelines, ours, peaks, strict=True):
+    differences = [_difference(pipeline, known, given[0]) if known else (None, None) for pipeline in pipelines]
+    for pipeline, contender, ahead, peak, (difference, relative) in zip(
+        pipelines, ours, early, peaks, differences, strict=True
+    ):
         contender.stages.pop("whole", None)
         stages = {name: spread(values) for name, values in contender.stages.items()}
         document["results"].append({
             "width": width, "height": height, "device": str(device), "precision": _precision(pipeline),
             "threads": pipeline.threads, "frames": len(contender.milliseconds), "whole_ms": contender.whole,
             "stages_ms": {name: found["median"] for name, found in stages.items()}, "stages_spread_ms": stages,
+            "early_ms": spread(ahead.stages["from_depth"]),
             "reference_ms": reference_ms, "reference_frames": reference_frames, "reference_note": note,
             "speedup": reference_ms["median"] / contender.whole["median"] if reference_ms else None,
-            "difference_mm": _difference(pipeline, known, given[0]) if known else None,
+            "difference_mm": difference, "difference_relative": relative,
             "peak_mb": peak.megabytes, "reference_peak_mb": reference_peak.megabytes if reference_peak else None,
         })  # fmt: skip
     for name, contender in classical.items():
@@ -183,14 +188,29 @@ def _reference_peak(plan: Plan, pipeline: Pipeline, view: View, width: int, heig
         return None, f"does not fit in memory: {error}"
 
 
-def _difference(pipeline: Pipeline, known: Published, view: View) -> dict[str, float]:
-    """Millimetres between the pipeline's result and that of the published way: both do the same work, or should."""
-    difference = np.abs(pipeline.enhance(view.rgb, view.depth).depth - known.enhance(view.rgb, view.depth))
-    return {"p99": 1e3 * float(np.nanpercentile(difference, 99)), "max": 1e3 * float(np.nanmax(difference))}
+def _difference(pipeline: Pipeline, known: Published, view: View) -> tuple[dict[str, float], float]:
+    """Between the pipeline's result and that of the published way, which do the same work, or should.
+
+    99th percentile and largest in millimetres, and root mean square in parts of the depth's.
+    """
+    wanted = known.enhance(view.rgb, view.depth)
+    difference = np.abs(pipeline.enhance(view.rgb, view.depth).depth - wanted)
+    relative = float(np.sqrt(np.nanmean(difference**2) / np.nanmean(wanted**2)))
+    p99, largest = float(np.nanpercentile(difference, 99)), float(np.nanmax(difference))
+    return {"p99": 1e3 * p99, "max": 1e3 * largest}, relative
 
 
 def _enhancing(pipeline: Pipeline) -> Run:
     return lambda view: pipeline.enhance(view.rgb, view.depth).timings
+
+
+def _looking_early(pipeline: Pipeline) -> Run:
+    def enhanced(view: View) -> dict[str, float]:
+        height, width = view.depth.shape
+        guidance = pipeline.look(view.rgb, (height, width))
+        return {"from_depth": pipeline.enhance(view.rgb, view.depth, guidance).timings["whole"]}
+
+    return enhanced
 
 
 def _publishing(known: Published) -> Run:
