@@ -101,6 +101,38 @@ def _axis(displacement):  # type: ignore[no-untyped-def]
     return np.int32(low), first, second
 
 
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+def _aim(offset, weight, base, scale, pitch, place, share):  # type: ignore[no-untyped-def]
+    """Where the samples of a block lie, in pixels from their own in rows of `pitch`, and the weights of the four there.
+
+    place: 16N.  share: 4x16N, of the pixel there, the next, the one below and the one below that.
+    """
+    for n in range(base.shape[0]):
+        for s in range(SUBPIXELS):
+            c = n * SUBPIXELS + s
+            x, left, right = _axis(base[n, 0] + scale * offset[2 * n * SUBPIXELS + s])
+            y, upper, lower = _axis(base[n, 1] + scale * offset[(2 * n + 1) * SUBPIXELS + s])
+            place[c] = np.int32(y) * np.int32(pitch) + np.int32(x)
+            upper *= weight[c]
+            lower *= weight[c]
+            share[0, c] = upper * left
+            share[1, c] = upper * right
+            share[2, c] = lower * left
+            share[3, c] = lower * right
+
+
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+def _add_samples(flat, start, pitch, place, share, total):  # type: ignore[no-untyped-def]
+    """Add to the sums of a block, whose first pixel is flat[start], what `_aim` says."""
+    for n in range(place.shape[0] // SUBPIXELS):
+        for s in range(SUBPIXELS):
+            c = n * SUBPIXELS + s
+            q = np.uint64(start + (s // STRIDE) * pitch + s % STRIDE + place[c])
+            below = q + np.uint64(pitch)
+            total[s] += share[0, c] * flat[q] + share[1, c] * flat[q + np.uint64(1)]
+            total[s] += share[2, c] * flat[below] + share[3, c] * flat[below + np.uint64(1)]
+
+
 @dataclass(frozen=True)
 class Finish:
     """How a sum becomes depth: low + (high - low) * clip(image + strength * (sum - image)), NaN where out of reach."""
@@ -137,13 +169,16 @@ def _average(depth, gw, go, tw, to, guided, logits, residual, base, scale, finis
     """
     height, width = out.shape
     rows, columns = tw.shape[0], tw.shape[1]
-    count = base.shape[0]
+    flat, pitch = depth.reshape(-1), depth.shape[1]
     strength, low, span, least, most, reach = finish
     bounded = distance.size > 0
     for row in numba.prange(rows):
         weight = np.empty(tw.shape[2], np.float32)
         offset = np.empty(to.shape[2], np.float32)
         total = np.empty(SUBPIXELS, np.float32)
+        # In two steps, of which the first has no loads and becomes vector instructions: together, neither does.
+        place = np.empty(tw.shape[2], np.int32)
+        share = np.empty((4, tw.shape[2]), np.float32)
         for column in range(columns):
             _weights(gw[row, column], tw[row, column], guided, logits, weight)
             _products(go[row, column], to[row, column], guided, offset)
@@ -151,20 +186,8 @@ def _average(depth, gw, go, tw, to, guided, logits, residual, base, scale, finis
             top, left = STRIDE * row + MARGIN, STRIDE * column + MARGIN
             for s in range(SUBPIXELS):
                 total[s] = depth[top + s // STRIDE, left + s % STRIDE] if residual else np.float32(0.0)
-            for n in range(count):
-                for s in range(SUBPIXELS):
-                    dx = base[n, 0] + scale * offset[2 * n * SUBPIXELS + s]
-                    dy = base[n, 1] + scale * offset[(2 * n + 1) * SUBPIXELS + s]
-                    x, left_share, right_share = _axis(dx)
-                    y, upper_share, lower_share = _axis(dy)
-                    u = np.uint64(left + s % STRIDE + x)
-                    v = np.uint64(top + s // STRIDE + y)
-                    upper = left_share * depth[v, u] + right_share * depth[v, u + np.uint64(1)]
-                    lower = (
-                        left_share * depth[v + np.uint64(1), u]
-                        + right_share * depth[v + np.uint64(1), u + np.uint64(1)]
-                    )
-                    total[s] += weight[n * SUBPIXELS + s] * (upper_share * upper + lower_share * lower)
+            _aim(offset, weight, base, scale, pitch, place, share)
+            _add_samples(flat, top * pitch + left, pitch, place, share, total)
             for s in range(SUBPIXELS):
                 y_out, x_out = STRIDE * row + s // STRIDE, STRIDE * column + s % STRIDE
                 if y_out < height and x_out < width:
