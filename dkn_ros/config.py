@@ -22,6 +22,8 @@ class Setting:
     choices: tuple[Any, ...] | None = None
     live: bool = False
     """True where the value may change while the node runs."""
+    fixed: bool = False
+    """True where the value is read at start and never again."""
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError unless `value` is allowed."""
@@ -41,9 +43,10 @@ def setting(
     maximum: float | None = None,
     choices: tuple[Any, ...] | None = None,
     live: bool = False,
+    fixed: bool = False,
 ) -> Any:
     """A dataclass field with a default and its `Setting`."""
-    metadata = {"setting": Setting(description, minimum, maximum, choices, live)}
+    metadata = {"setting": Setting(description, minimum, maximum, choices, live, fixed)}
     if isinstance(default, dict):  # dataclasses want a fresh one for every instance
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -95,6 +98,7 @@ class PipelineConfig(Settings):
         "auto",
         "number type of the feature towers; auto takes bfloat16 on CUDA and on CPUs that gain by it, else float32",
         choices=("auto", "float32", "bfloat16"),
+        live=True,
     )
     threads: int = setting(
         0, "CPU threads of the network; 0 takes every core, less one where there are more than two", 0, 256
@@ -114,6 +118,7 @@ class PipelineConfig(Settings):
         "auto",
         "what the depth covers of the colour image: all, top; auto: top for 4:3 depth with 5:4 colour, else all",
         choices=("auto", "all", "top"),
+        live=True,
     )
 
 
@@ -121,6 +126,12 @@ class PipelineConfig(Settings):
 class NodeConfig(Settings):
     """Settings of `dkn_node` besides those of its pipeline."""
 
+    autostart: bool = setting(
+        True, "configure and activate at start; false: when told to, as a managed (lifecycle) node is", fixed=True
+    )
+    lazy: bool = setting(
+        True, "without a subscription to an output image, do nothing and leave the camera's topics", live=True
+    )
     slop: float = setting(
         0.0,
         "largest stamp difference of a pair in seconds; 0: half the measured period around the measured offset",
@@ -159,7 +170,9 @@ class NodeConfig(Settings):
         "tf",
         "where the depth camera is in the colour camera's optical frame: tf asks TF; or x y z (metres) qx qy qz qw",
     )
-    idle_seconds: float = setting(2.0, "without a pair for so long, the diagnostics call the node idle", 0.1, 3600.0)
+    idle_seconds: float = setting(
+        2.0, "without a pair for so long, the diagnostics call the node idle", 0.1, 3600.0, live=True
+    )
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,8 @@ class StageClock:
 class Pipeline:
     """Guided depth upsampling with loaded weights; for one thread at a time.
 
-    It keeps the arrays of a frame for the next one, which makes it fast for a stream of images of one size.
+    It keeps the arrays of a frame for the next one, which makes it fast for a stream of images of one size.  `config`
+    may be replaced between two frames; of its fields those count that are `live`.
     Raises WeightsError for weights and ValueError for a device that cannot be used.
     """
 
@@ -114,14 +115,23 @@ class Pipeline:
         self.device = resolve_device(self.config.device, torch.cuda.is_available())
         self.threads = resolve_threads(self.config.threads, available_cores())
         torch.set_num_threads(self.threads)
-        self.precision = resolve_precision(self.config.precision, self.device, bfloat16_gain)
         self.model, self.card = load_model(self.config.weights)
-        self._guidance, self._target = (
-            tower and prepared(tower, self.device, self.precision) for tower in (self.model.guidance, self.model.target)
-        )
+        self._prepare()
         self._grid, self._offset_scale = sampling_grid(self.model.options)
         self._buffers = Buffers()
         self._resolution = Resolution(self.config.depth_resolution)
+
+    def _prepare(self) -> None:
+        """Make the towers ready in the precision that `config` asks for."""
+        self._asked_precision = self.config.precision
+        self.precision = resolve_precision(self._asked_precision, self.device, bfloat16_gain)
+        self._guidance, self._target = (
+            tower and prepared(tower, self.device, self.precision) for tower in (self.model.guidance, self.model.target)
+        )
+
+    def release(self) -> None:
+        """Free the arrays that are kept for the next frame; it will make them anew."""
+        self._buffers = Buffers()
 
     def enhance(
         self,
@@ -147,7 +157,7 @@ class Pipeline:
             given = f"{out.dtype} of shape {out.shape}" + ("" if out.flags.c_contiguous else ", not contiguous")
             raise ValueError(f"out is {given}; wanted: C-contiguous float32 of shape {(height, width)}")
         clock, buffers = StageClock(self.device), self._buffers
-        self._take_threads()
+        same = self._begin()
         with clock.stage("preprocess"):
             metres = self.metres(depth, (height, width))
             blind = bool(np.isnan(metres, out=buffers.array("unknown", metres.shape, np.bool_)).all())
@@ -160,7 +170,7 @@ class Pipeline:
         with clock.stage("preprocess"):
             target = target_image(metres, size[1], size[0], guess, buffers)
         with clock.stage("guidance"):
-            fits = guidance is not None and guidance.size == size and guidance.rgb is rgb
+            fits = same and guidance is not None and guidance.size == size and guidance.rgb is rgb
             guidance_heads = guidance.heads if guidance and fits else self._look(rgb, size, buffers)
         share = self.card.back_projection * target.traits.trust(target.ratio)
         # Nothing more can be done to what is NaN: so only what is last makes it.
@@ -185,7 +195,7 @@ class Pipeline:
         it turns out to have others, `enhance` may have to look again.
         """
         check_rgb(rgb)
-        self._take_threads()
+        self._begin()
         clock = StageClock(self.device)
         rows, columns = covered_size(self._resolution.size(depth_size), rgb.shape[:2], self.config.depth_covers)
         size = working_size(rgb.shape[:2], (rows, columns), self.card.ratios)
@@ -251,7 +261,7 @@ class Pipeline:
             raise ValueError("raw image holds NaN or infinity; wanted: finite values, or a metric depth unit")
         everywhere, nowhere = np.ones_like(scaled), np.zeros_like(scaled)
         target = Target(scaled, everywhere, nowhere, 0.0, 1.0, 1.0, traits_of(scaled, 1.0, 1.0))
-        self._take_threads()
+        self._begin()
         padded, guidance_heads, target_heads = self.heads(rgb, target)
         with torch.inference_mode():
             filtered = self.model.filter(padded, guidance_heads, target_heads)
@@ -274,8 +284,13 @@ class Pipeline:
         target_heads = _activated(self._target_heads(target, self._buffers))
         return padded, guidance_heads and _activated(guidance_heads), target_heads
 
-    def _take_threads(self) -> None:
+    def _begin(self) -> bool:
+        """Take the settings that may have changed since the last frame; whether heads made before still fit."""
         numba.set_num_threads(min(self.threads, _NUMBA_POOL))  # numba keeps the number for each thread that asks
+        if self.config.precision == self._asked_precision:
+            return True
+        self._prepare()
+        return False
 
     def _working_size(self, rgb: NDArray[np.uint8], metres: FloatImage) -> tuple[int, int]:
         return working_size(rgb.shape[:2], metres.shape, self.card.ratios)

@@ -141,7 +141,7 @@ def test_numbers_of_a_transform() -> None:
 @pytest.mark.parametrize("text", ["", "1 2 3", "0 0 0 0 0 0 0", "0 0 0 0 0 0 2", "a b c d e f g", "nan 0 0 0 0 0 1"])
 def test_what_is_no_transform_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"extrinsics are .*; wanted: "):
-        registering_of(None, NodeConfig(extrinsics=text))
+        registering_of(NodeConfig(extrinsics=text), never)
 
 
 def test_without_tf2_ros_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from dkn_ros.pipeline import Guidance, Pipeline
 
-STOP_SECONDS = 1.5
-
 
 class Frames:
     """Works on the newest pair, and on a colour image that will most likely become one; `config` may be replaced.
@@ -48,6 +46,7 @@ class Frames:
         self._pipeline, self._registering, self._outputs = pipeline, registering, outputs
         self._statistics, self._infos, self._logger, self._alive = statistics, infos, logger, alive
         self._foresight = Foresight()
+        self._stopped = False
         self._early: tuple[Image, NDArray[np.uint8], Guidance] | None = None
         self._depth_size: tuple[int, int] | None = None
         self._worker = Worker(self._work, lambda _: statistics.dropped_busy(), "dkn_worker")
@@ -64,10 +63,16 @@ class Frames:
         self._foresight.pair(pair.rgb)
         self._worker.put((pair, time.monotonic()))
 
-    def stop(self) -> None:
-        """End the worker; call before the publishers are destroyed."""
-        if not self._worker.stop(STOP_SECONDS):
-            self._logger.warning(f"the frame in work did not end within {STOP_SECONDS} s; leaving it")
+    def stop(self, seconds: float) -> bool:
+        """End the worker; call before the publishers are destroyed.
+
+        Returns False if the frame in work did not end within so many seconds: it may go on, but publishes nothing.
+        """
+        self._stopped = True
+        if self._worker.stop(seconds):
+            return True
+        self._logger.warning(f"the frame in work did not end within {seconds} s; leaving it")
+        return False
 
     # The worker thread: convert, call, publish.
 
@@ -79,7 +84,7 @@ class Frames:
         except ValueError as error:
             self._refuse("value", str(error))
         except Exception as error:  # a robot's node lives on; what happened is in the log and in the diagnostics
-            if not self._alive():  # publishers are gone: we are being stopped
+            if self._stopped or not self._alive():  # publishers are gone: we are being stopped
                 return
             text = f"{type(error).__name__}: {error}".splitlines()[0]
             self._statistics.failed(f"frame failed: {text}")
@@ -108,6 +113,8 @@ class Frames:
         read = time.perf_counter()
         enhanced = self._pipeline.enhance(rgb, depth, guidance, metres)
         done = time.perf_counter()
+        if self._stopped:
+            return
         header = _header(pair)
         self._outputs.publish(Result(header, rgb, enhanced.depth, self._infos.get("rgb")))
         end = time.perf_counter()

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from dkn_ros.ros.distro import approximate_time
 from dkn_ros.ros.rhythm import DEPTH, RGB, TOPICS, Rhythm
 
 REACH = 0.49
@@ -164,13 +165,10 @@ class MessageFiltersMatcher(Matcher):
     name = "message_filters"
 
     def __init__(self, queue_size: int) -> None:
-        filters = importlib.import_module("message_filters")
+        self._filter, self._inputs = approximate_time(queue_size)
         self._duration = importlib.import_module("rclpy.duration").Duration
         self._time = importlib.import_module("rclpy.time").Time
         self._ros_time = importlib.import_module("rclpy.clock").ClockType.ROS_TIME
-        self._inputs = (filters.SimpleFilter(), filters.SimpleFilter())
-        # By keyword: what comes fourth differs between the distributions.
-        self._filter = filters.ApproximateTimeSynchronizer(fs=list(self._inputs), queue_size=queue_size, slop=0.0)
         # By position: the argument's name differs between the distributions.
         self._filter.registerCallback(self._put_aside)
         self._completed: Pair | None = None

@@ -3,6 +3,8 @@
 Subscribed  in/rgb/image, in/rgb/camera_info, in/depth/image, in/depth/camera_info
 Published   depth/upsampled, depth/camera_info, depth/timing, /diagnostics
 Parameters  PipelineConfig and NodeConfig of `config.py`
+Lifecycle   configure loads and warms up, activate subscribes and works, deactivate, cleanup, shutdown; by itself at
+            start unless `autostart` is false
 
 The ROS thread receives and pairs; one worker thread takes the newest pair, converts, calls the pipeline, publishes.
 """
@@ -12,76 +14,85 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, Image
 
 from dkn_ros.config import NodeConfig, PipelineConfig
 from dkn_ros.ros import parameters
-from dkn_ros.ros.diagnostics import Inputs, Statistics, assess, diagnostic_array, status_values
+from dkn_ros.ros.diagnostics import Inputs, Level, Statistics, assess, diagnostic_array, status_values
+from dkn_ros.ros.distro import answering
 from dkn_ros.ros.frames import Frames
+from dkn_ros.ros.managed import ManagedNode
 from dkn_ros.ros.matchers import Pair
 from dkn_ros.ros.messages import registration
 from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs
 from dkn_ros.ros.process import on_signals, run
 from dkn_ros.ros.qos import qos
-from dkn_ros.ros.registering import registering_of
-from dkn_ros.ros.sync import make_synchroniser
+from dkn_ros.ros.registering import Registering, registering_of, tf_lookup
+from dkn_ros.ros.sync import PairSynchroniser, make_synchroniser
+
+if TYPE_CHECKING:
+    from dkn_ros.pipeline import Pipeline
+
+END_SECONDS = 1.5
+"""How long a frame in work is waited for when the process ends."""
+DEACTIVATE_SECONDS = 10.0
+"""The same when the node is deactivated."""
 
 
-class DknNode(Node):
-    """The node; raises ValueError in the constructor for parameters and weights that cannot be used."""
+@dataclass(frozen=True)
+class Equipment:
+    """What configure makes and cleanup releases."""
+
+    pipeline: Pipeline
+    registering: Registering
+    synchroniser: PairSynchroniser
+    outputs: Outputs
+
+
+class DknNode(ManagedNode):
+    """The node; raises ValueError in the constructor for parameters that cannot be used."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("dkn_node", **kwargs)
-        pipeline_config = parameters.declare(self, PipelineConfig)
-        self.config = parameters.declare(self, NodeConfig)
-        # Here, not above: torch takes seconds to load, and `main` listens to Ctrl-C and SIGTERM before it does.
-        from dkn_ros.pipeline import Pipeline
-
-        self.pipeline = Pipeline(pipeline_config)
-        self._warm_up()
-
-        self.registering = registering_of(self, self.config)
+        self.pipeline_config = parameters.declare(self, PipelineConfig, managed=True)
+        self.config = parameters.declare(self, NodeConfig, managed=True)
+        self.equipment: Equipment | None = None  # while configured
+        self.frames: Frames | None = None  # while active
         self.statistics = Statistics()
-        c = self.config
-        self.synchroniser = make_synchroniser(self._on_pair, c.queue_size, c.slop, c.pairing, self._on_clock_jump)
+        self._inputs: list[Subscription[Any]] = []  # while active and awake
         self._infos: dict[str, CameraInfo] = {}
-        self.outputs = Outputs(self, c)
-        self.frames = Frames(
-            c,
-            self.pipeline,
-            self.registering,
-            self.outputs,
-            self.statistics,
-            self._infos,
-            self.get_logger(),
-            self.context.ok,
-        )
+        self._lookup = tf_lookup(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-
-        inputs = qos(self.config.input_reliability, self.config.queue_size)
-        for camera in ("rgb", "depth"):
-            remember = functools.partial(self._infos.__setitem__, camera)
-            self.create_subscription(CameraInfo, f"in/{camera}/camera_info", remember, inputs)
-        self._inputs = [
-            self.create_subscription(Image, "in/rgb/image", self._on_rgb, inputs),
-            self.create_subscription(Image, "in/depth/image", self._on_depth, inputs),
-        ]
         self.add_on_set_parameters_callback(self._on_set_parameters)
         # By a clock of its own: under use_sim_time the node's stands still while no bag is played.
         self.create_timer(1.0, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        rgb, depth = (s.topic_name for s in self._inputs)
-        pairing = f"pairing by {self.synchroniser.name}"
-        self.get_logger().info(f"ready: {rgb} + {depth} -> {self.outputs.topic_name}; {pairing}")
 
-    def _warm_up(self) -> None:
-        c, p = self.config, self.pipeline
+    # Transitions.
+
+    def configure(self) -> None:
+        """Load the weights and warm up."""
+        # Here, not above: torch takes seconds to load, and `main` listens to Ctrl-C and SIGTERM before it does.
+        from dkn_ros.pipeline import Pipeline
+
+        c = self.config
+        registering = registering_of(c, self._lookup)
+        pipeline = Pipeline(self.pipeline_config)
+        self._warm_up(pipeline)
+        self.statistics = Statistics()
+        synchroniser = make_synchroniser(self._on_pair, c.queue_size, c.slop, c.pairing, self._on_clock_jump)
+        outputs = Outputs(self, c, self._follow_listeners)
+        self.equipment = Equipment(pipeline, registering, synchroniser, outputs)
+
+    def _warm_up(self, pipeline: Pipeline) -> None:
+        c, p = self.config, pipeline
         about = f"weights {p.card.name}, {p.device}, {_name(p.precision)}, {p.threads} threads"
         if c.warm_up_width and c.warm_up_height:
             sizes = (c.warm_up_width, c.warm_up_height)
@@ -90,20 +101,106 @@ class DknNode(Node):
             about += f"; {sizes[0]}x{sizes[1]}: first {first:.0f} ms, then {p.warm_up(*sizes, *small):.0f} ms"
         self.get_logger().info(about)
 
+    def activate(self) -> None:
+        """Subscribe, if somebody listens, and work."""
+        assert self.equipment is not None
+        e = self.equipment
+        self.statistics.failed("")  # what stood in the way of frames before is to be found out anew
+        self.frames = Frames(
+            self.config,
+            e.pipeline,
+            e.registering,
+            e.outputs,
+            self.statistics,
+            self._infos,
+            self.get_logger(),
+            self.context.ok,
+        )
+        rgb, depth = self._topics()
+        pairing = f"pairing by {e.synchroniser.name}"
+        self._follow_listeners()
+        asleep = "" if self._inputs else f"; {self._asleep()}"
+        self.get_logger().info(f"ready: {rgb} + {depth} -> {e.outputs.topic_name}; {pairing}{asleep}")
+
+    def deactivate(self) -> None:
+        """Leave the camera's topics, end the work, free what is kept for the next frame."""
+        if self.frames is None or self.equipment is None:
+            return
+        frames, self.frames = self.frames, None
+        self._follow_listeners()
+        if not frames.stop(DEACTIVATE_SECONDS):
+            raise RuntimeError("the worker does not end")
+        self.equipment.pipeline.release()
+        self.equipment.registering.release()
+        self.equipment.outputs.release()
+        _return_memory()
+
+    def clean_up(self) -> None:
+        """Release the pipeline and take the publishers back."""
+        self.deactivate()
+        if self.equipment is not None:
+            self.equipment.outputs.close()
+        self.equipment = None
+        self._infos.clear()
+        _return_memory()
+
+    def close(self) -> None:
+        """End the work; call before the node is destroyed."""
+        if self.frames is not None:
+            self.frames.stop(END_SECONDS)
+
+    # Subscriptions: there while the node is active and somebody listens.
+
+    def _follow_listeners(self) -> None:
+        if self.equipment is None:
+            return
+        wanted = self.frames is not None and (self.equipment.outputs.wanted or not self.config.lazy)
+        if wanted == bool(self._inputs):
+            return
+        if wanted:
+            self._subscribe()
+        else:
+            for subscription in self._inputs:
+                self.destroy_subscription(subscription)
+            self._inputs = []
+            self.equipment.synchroniser.rest()
+        if self.state == "active" and self.frames is not None:
+            self.get_logger().info("awake: somebody subscribes" if wanted else self._asleep())
+
+    def _subscribe(self) -> None:
+        profile = qos(self.config.input_reliability, self.config.queue_size)
+        for camera in ("rgb", "depth"):
+            remember = functools.partial(self._infos.__setitem__, camera)
+            self._inputs.append(self.create_subscription(CameraInfo, f"in/{camera}/camera_info", remember, profile))
+        self._inputs.append(self.create_subscription(Image, "in/rgb/image", self._on_rgb, profile))
+        self._inputs.append(self.create_subscription(Image, "in/depth/image", self._on_depth, profile))
+
+    def _topics(self) -> tuple[str, str]:
+        """Of colour and depth images, as they are after remapping."""
+        return self.resolve_topic_name("in/rgb/image"), self.resolve_topic_name("in/depth/image")
+
+    def _asleep(self) -> str:
+        return f"lazy: nobody subscribes to {self.equipment.outputs.topic_name}" if self.equipment else ""
+
     # The ROS thread: receive, pair, hand over.
 
     def _on_rgb(self, msg: Image) -> None:
+        if self.frames is None or self.equipment is None:
+            return
         self.statistics.received_rgb()
         self.frames.colour(msg)
-        self.synchroniser.add_rgb(msg, self.get_clock().now().nanoseconds)
+        self.equipment.synchroniser.add_rgb(msg, self.get_clock().now().nanoseconds)
 
     def _on_depth(self, msg: Image) -> None:
+        if self.frames is None or self.equipment is None:
+            return
         self.statistics.received_depth()
-        self.synchroniser.add_depth(msg, self.get_clock().now().nanoseconds)
+        self.equipment.synchroniser.add_depth(msg, self.get_clock().now().nanoseconds)
 
     def _on_pair(self, pair: Pair) -> None:
         self.statistics.paired()
-        self.frames.pair(pair)
+        if self.frames is not None:
+            self.frames.pair(pair)
 
     def _on_clock_jump(self, seconds: float) -> None:
         text = f"clock went back by {seconds:.3f} s; pairing starts anew"
@@ -114,45 +211,83 @@ class DknNode(Node):
     def _on_set_parameters(self, given: list[Parameter]) -> Any:
         try:
             config = parameters.changed(self.config, given)
-            pipeline_config = parameters.changed(self.pipeline.config, given)
+            pipeline_config = parameters.changed(self.pipeline_config, given)
+            if self.equipment is not None:
+                parameters.check_live(self.config, config)
+                parameters.check_live(self.pipeline_config, pipeline_config)
         except ValueError as error:
             return parameters.result(error)
-        if config.slop != self.config.slop:
-            self.synchroniser.set_slop(config.slop)
-        self.config = self.outputs.config = self.frames.config = config
-        self.pipeline.config = pipeline_config
+        slop_changed = config.slop != self.config.slop
+        self.config, self.pipeline_config = config, pipeline_config
+        if self.equipment is not None:
+            self.equipment.outputs.config, self.equipment.pipeline.config = config, pipeline_config
+            if slop_changed:
+                self.equipment.synchroniser.set_slop(config.slop)
+        if self.frames is not None:
+            self.frames.config = config
+        self._follow_listeners()
         return parameters.result(None)
 
     def _diagnose(self) -> None:
-        now = self.statistics.snapshot()
-        rgb, depth = (s.topic_name for s in self._inputs)
-        publishers = self.count_publishers(rgb), self.count_publishers(depth)
-        sync, slop = self.synchroniser.state(), self.synchroniser.slop
-        inputs = Inputs(rgb, publishers[0], depth, publishers[1], slop, sync.by_arrival)
-        level, message = assess(now, inputs, self.config.idle_seconds)
-        values = status_values(now, sync, slop, self.synchroniser.name)
-        values |= {
-            "device": str(self.pipeline.device),
-            "precision": _name(self.pipeline.precision),
-            "threads": str(self.pipeline.threads),
-            "weights": f"{self.pipeline.card.name} {self.pipeline.card.sha256[:12]}",
-            "camera_info": "received" if "rgb" in self._infos else "none yet: depth/camera_info is not published",
-            "registration": self.registering.about or registration(self._infos.get("rgb"), self._infos.get("depth")),
-        }
+        e = self.equipment
+        level, message = self._assess()
+        values = {"lifecycle": self.state}
+        if e is not None:
+            sync, slop = e.synchroniser.state(), e.synchroniser.slop
+            values |= status_values(self.statistics.snapshot(), sync, slop, e.synchroniser.name)
+            values |= {
+                "device": str(e.pipeline.device),
+                "precision": _name(e.pipeline.precision),
+                "threads": str(e.pipeline.threads),
+                "weights": f"{e.pipeline.card.name} {e.pipeline.card.sha256[:12]}",
+                "camera_info": "received" if "rgb" in self._infos else "none yet: depth/camera_info is not published",
+                "registration": e.registering.about or registration(self._infos.get("rgb"), self._infos.get("depth")),
+            }
         name = f"{self.get_fully_qualified_name()[1:]}: depth upsampling"
         stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(diagnostic_array(stamp, name, str(self.pipeline.device), level, message, values))
+        hardware = str(e.pipeline.device) if e is not None else self.pipeline_config.device
+        self._diagnostics.publish(diagnostic_array(stamp, name, hardware, level, message, values))
+
+    def _assess(self) -> tuple[Level, str]:
+        if self.complaint:
+            return Level.ERROR, f"{self.state}: {self.complaint}"
+        if self.equipment is None or self.frames is None:
+            return Level.OK, f"{self.state}: waits for a lifecycle transition"
+        if not self._inputs:
+            return Level.OK, self._asleep()
+        rgb, depth = self._topics()
+        publishers = self.count_publishers(rgb), self.count_publishers(depth)
+        sync = self.equipment.synchroniser
+        inputs = Inputs(rgb, publishers[0], depth, publishers[1], sync.slop, sync.state().by_arrival)
+        return assess(self.statistics.snapshot(), inputs, self.config.idle_seconds)
+
+
+def _return_memory() -> None:
+    from dkn_ros.device import return_freed_memory
+
+    return_freed_memory()
 
 
 def _name(precision: Any) -> str:
     return str(precision).removeprefix("torch.")
 
 
+def _make() -> DknNode:
+    node = answering(DknNode)()
+    if node.config.autostart:
+        node.start()
+    else:
+        node.get_logger().info(
+            f"unconfigured: waits for: ros2 lifecycle set {node.get_fully_qualified_name()} configure"
+        )
+    return node
+
+
 def _spin(node: DknNode) -> None:
     try:
         rclpy.spin(node)
     finally:
-        node.frames.stop()
+        node.close()
 
 
 def main(args: list[str] | None = None) -> int:
@@ -163,7 +298,7 @@ def main(args: list[str] | None = None) -> int:
     from dkn_ros.device import keep_freed_memory
 
     keep_freed_memory()
-    return run(DknNode, _spin, "dkn_node", args)
+    return run(_make, _spin, "dkn_node", args)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
-"""What the node publishes of a frame: depth, camera_info and timing.
-
-Used by the worker thread; `wanted` by any.
-"""
+"""What the node publishes of a frame: depth, camera_info and timing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from dkn_ros.config import NodeConfig
 from dkn_ros.depth import to_millimetres
+from dkn_ros.ros.distro import Matching
 from dkn_ros.ros.messages import ImageError, pixels_of, scaled_camera_info
 from dkn_ros.ros.qos import qos
 
@@ -40,20 +39,38 @@ class Result:
 
 
 class Outputs:
-    """The publishers; `config` may be replaced from frame to frame."""
+    """The publishers, and the messages that are kept from frame to frame; `config` may be replaced between two.
 
-    def __init__(self, node: Any, config: NodeConfig) -> None:
+    changed: called, in the ROS thread, when `wanted` may have changed.
+    """
+
+    def __init__(self, node: Any, config: NodeConfig, changed: Callable[[], None]) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from sensor_msgs.msg import CameraInfo, Image
 
         self.config = config
+        self._node = node
         self._logger = node.get_logger()
+        self._matching = Matching(node, changed)
         profile = qos(config.output_reliability, config.output_depth)
-        self._depth = node.create_publisher(Image, "depth/upsampled", profile)
+        self._depth = self._matching.create_publisher(Image, "depth/upsampled", profile)
         self._info = node.create_publisher(CameraInfo, "depth/camera_info", profile)
         self._timing = node.create_publisher(DiagnosticArray, "depth/timing", 10)
-        self._image = Image()  # kept, with its buffer, from frame to frame
+        self._images = (self._depth,)  # what is worth the work on a frame
+        self.release()
+
+    def release(self) -> None:
+        """Free what is kept from frame to frame; not while a frame is in work."""
+        from sensor_msgs.msg import Image
+
+        self._image = Image()
         self._metres: NDArray[np.float32] | None = None  # where the output is not in metres
+
+    def close(self) -> None:
+        """Take the publishers back."""
+        self._matching.close()
+        for publisher in (*self._images, self._info, self._timing):
+            self._node.destroy_publisher(publisher)
 
     @property
     def topic_name(self) -> str:
@@ -62,8 +79,8 @@ class Outputs:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody listens to what is made of a frame; its timing alone is no reason to make it."""
-        return bool(self._depth.get_subscription_count())
+        """Whether anybody subscribes to an image; camera_info and timing alone are no reason to make one."""
+        return any(publisher.get_subscription_count() for publisher in self._images)
 
     def metres(self, height: int, width: int) -> NDArray[np.float32]:
         """Where a frame's depth is to be written: into the message itself where that is in metres."""

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound=Settings)
 
 
-def declare(node: Node, kind: type[Config]) -> Config:
+def declare(node: Node, kind: type[Config], managed: bool = False) -> Config:
     """Declare every field of a settings dataclass as a parameter and return the values that were given.
 
-    Fields that are not `live` are read-only.  Raises ValueError, naming the parameter, for values out of range.
+    Fields that are not `live` are read-only; of a `managed` node, which takes them anew whenever it is configured,
+    only those that are `fixed`: it has to ask `check_live` while it is configured.  Raises ValueError, naming the
+    parameter, for values out of range.
     """
     values = {}
     for name, (python_type, default, known) in settings_of(kind).items():
-        parameter = node.declare_parameter(name, default, _descriptor(python_type, known))
+        parameter = node.declare_parameter(name, default, _descriptor(python_type, known, managed))
         values[name] = parameter.value
     return kind(**values)
 
@@ -33,6 +35,15 @@ def changed(config: Config, parameters: Sequence[Parameter]) -> Config:
     """`config` with those of `parameters` that it has; ValueError says what is wrong with a value."""
     names = settings_of(type(config))
     return dataclasses.replace(config, **{p.name: p.value for p in parameters if p.name in names})
+
+
+def check_live(old: Settings, new: Settings) -> None:
+    """Raise ValueError, which says what to do, if a field differs that may not change while the node is configured."""
+    known = settings_of(type(old))
+    refused = [name for name in known if not known[name][2].live and getattr(old, name) != getattr(new, name)]
+    if refused:
+        names = f"{', '.join(refused)} {'is' if len(refused) == 1 else 'are'}"
+        raise ValueError(f"{names} read-only while the node is configured; set at start, or after cleanup")
 
 
 def result(error: ValueError | None) -> SetParametersResult:
@@ -57,7 +68,8 @@ _YAML_HEAD = """\
 # Every parameter of dkn_node and sim_camera, made by `dkn parameters`. "#name: value" shows a default: remove the "#"
 # to change it, in a copy:
 #   ros2 launch dkn_ros kinect.launch.py params_file:=/path/to/copy.yaml
-# [live]: may change while the node runs, with "ros2 param set". "/**/" makes a section hold in every namespace.
+# [live]: may change while the node runs, with "ros2 param set"; the others only before dkn_node is configured. "/**/"
+# makes a section hold in every namespace.
 
 """
 _YAML_FILLER = """\
@@ -75,12 +87,17 @@ def _yaml_lines(kind: type[Settings]) -> str:
     return "\n".join(lines)
 
 
-def _descriptor(kind: type, known: Setting) -> ParameterDescriptor:
+def _descriptor(kind: type, known: Setting, managed: bool) -> ParameterDescriptor:
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
-    descriptor = ParameterDescriptor(description=known.description, read_only=not known.live)
+    descriptor = ParameterDescriptor(
+        description=known.description, read_only=known.fixed or not (known.live or managed)
+    )
     if known.choices:
         descriptor.additional_constraints = "one of " + ", ".join(map(str, known.choices))
+    if managed and not (known.live or known.fixed):
+        constraints = filter(None, (descriptor.additional_constraints, "read-only while the node is configured"))
+        descriptor.additional_constraints = "; ".join(constraints)
     if kind in (int, float) and (known.minimum is not None or known.maximum is not None):
         largest: Any = 2**31 - 1 if kind is int else sys.float_info.max
         low = kind(known.minimum) if known.minimum is not None else -largest

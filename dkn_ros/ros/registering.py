@@ -96,6 +96,10 @@ class Registering:
         self.about = ""
         """What was done with the last depth, for the diagnostics; empty if it was left as it came."""
 
+    def release(self) -> None:
+        """Free what is kept for the next frame."""
+        self._made = self._metres = None
+
     def wanted(self, colour_frame: str, depth_frame: str) -> bool:
         """Whether depth of that frame is to be registered."""
         differ = bool(colour_frame and depth_frame and colour_frame != depth_frame)
@@ -174,7 +178,7 @@ def _key(info: CameraInfo) -> tuple[Any, ...]:
     return (info.width, info.height, tuple(info.k), tuple(info.d), info.distortion_model, *region)
 
 
-def registering_of(node: Any, config: NodeConfig) -> Registering:
+def registering_of(config: NodeConfig, lookup: Lookup) -> Registering:
     """As a node's parameters say.  Raises ValueError for extrinsics that are none."""
     return registering_by(tf_lookup(node), config)
 

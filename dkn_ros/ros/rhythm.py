@@ -44,6 +44,7 @@ class Rhythm:
         self.periods: list[int | None] = [None, None]
         self.offset: int | None = None
         """Depth stamp less colour stamp of one frame; None while there is no constant one."""
+        self._before_rest: tuple[list[int | None], int | None] | None = None
         # Kept when all else is forgotten: after a jump of one topic, that of the other must be seen as well.
         self._tolerated = [self.JUMP, self.JUMP]
 
@@ -69,13 +70,28 @@ class Rhythm:
         if period is not None:
             self._tolerated[topic] = min(self.JUMP, self.JUMP_PERIODS * period)
         self.offset = self._measured_offset()
+        if self._before_rest is None:
+            return
+        if self.offset is not None or min(map(len, self._stamps)) >= self.PHASES:
+            self._before_rest = None
+        else:
+            periods, self.offset = self._before_rest
+            self.periods = list(periods)
+
+    def rest(self) -> None:
+        """No stamp comes for a while; until they are measured anew, periods and offset are what they were before."""
+        if self._before_rest is None:
+            self._before_rest = list(self.periods), self.offset
+        for stamps in self._stamps:
+            stamps.clear()
+        self.newest = [None, None]
 
     def forget(self, *topics: int) -> None:
         """Begin anew with these topics."""
         for topic in topics:
             self._stamps[topic].clear()
             self.newest[topic] = self.periods[topic] = None
-        self.offset = None
+        self.offset = self._before_rest = None
 
     def _measured_period(self, topic: int) -> int | None:
         differences = sorted(b - a for a, b in pairwise(sorted(set(self._stamps[topic]))))
@@ -86,7 +102,7 @@ class Rhythm:
         return max(1, int(statistics.median(d for d in differences if d <= single)))
 
     def _measured_offset(self) -> int | None:
-        if None in self.periods:
+        if None in self.periods or not all(self._stamps):
             return None
         period = self.period
         phases = self._differences(period)

@@ -152,6 +152,13 @@ class PairSynchroniser:
                 difference_ns=self._difference_ns,
             )
 
+    def rest(self) -> None:
+        """No message comes for a while: what waits is dropped; what is known of the streams holds when they go on."""
+        with self._lock:
+            self._matcher.clear(TOPICS)
+            self._rhythm.rest()
+            self._jump = None
+
     def _look_back(self, topic: int, time_ns: int) -> int:
         """Start anew if the clock went back with this stamp; by how much, or 0 if it did not or that is known already.
 
