@@ -205,6 +205,14 @@ class Peer:
         finally:
             self.node.destroy_client(client)
 
+    def set_parameter(self, name: str, value: Any) -> Any:
+        """Ask `dkn_node` to change a parameter; the response says whether it did, and why not."""
+        from rcl_interfaces.srv import SetParameters
+        from rclpy.parameter import Parameter
+
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        return self.call(SetParameters, "/dkn_node/set_parameters", request).results[0]
+
     def close(self) -> None:
         """Leave the graph."""
         import rclpy
@@ -295,12 +303,8 @@ class Bench:
         return self.until(latest, what)
 
     def set_parameter(self, name: str, value: Any) -> Any:
-        """Ask the node to change a parameter; the response says whether it did, and why not."""
-        from rcl_interfaces.srv import SetParameters
-        from rclpy.parameter import Parameter
-
-        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-        return self.peer.call(SetParameters, "/dkn_node/set_parameters", request).results[0]
+        """See Peer.set_parameter."""
+        return self.peer.set_parameter(name, value)
 
 
 class Status:

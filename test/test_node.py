@@ -447,6 +447,29 @@ def test_depth_limits_change_while_it_runs(bench: Bench) -> None:
     assert np.isfinite(pixels_of(bench.answer(*good_pair()))).all()
 
 
+def test_precision_changes_while_it_runs(bench: Bench, pipeline: Pipeline) -> None:
+    exact = pipeline.enhance(colours(), plane()).depth
+    assert bench.set_parameter("precision", "bfloat16").successful
+    try:
+        rounded = pixels_of(bench.answer(*good_pair()))
+        assert 0 < np.abs(rounded - exact).max() < 0.05
+        bench.status_when(lambda s: s.values["precision"] == "bfloat16", "the diagnostics to say so")
+    finally:
+        assert bench.set_parameter("precision", "float32").successful
+    np.testing.assert_allclose(pixels_of(bench.answer(*good_pair())), exact, atol=1e-4)
+
+
+def test_fill_distance_changes_while_it_runs(bench: Bench) -> None:
+    rgb, depth = image("rgb8", colours()), plane()
+    depth[10:20, 10:20] = 0
+    assert bench.set_parameter("fill_distance", 0.0).successful
+    try:
+        assert np.isnan(pixels_of(bench.answer(rgb, image("16UC1", depth)))).any()
+    finally:
+        assert bench.set_parameter("fill_distance", 32.0).successful
+    assert np.isfinite(pixels_of(bench.answer(rgb, image("16UC1", depth)))).all()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
@@ -454,6 +477,9 @@ def test_depth_limits_change_while_it_runs(bench: Bench) -> None:
         ("warm_up_width", 320, "read-only"),
         ("slop", -1.0, "range"),
         ("output_encoding", "8UC1", "wanted: one of '32FC1', '16UC1'"),
+        ("precision", "float16", "wanted: one of 'auto', 'float32', 'bfloat16'"),
+        ("queue_size", 11, "read-only while the node is configured; set at start, or after cleanup"),
+        ("autostart", False, "read-only"),
         ("max_depth", "far", "type"),
         ("no_such_parameter", 1, "declared"),
     ],
@@ -493,7 +519,7 @@ def test_signal_ends_an_idle_node(arguments: list[str], number: signal.Signals) 
     with running("dkn_ros.ros.node", arguments, domain) as process, peer_in(domain) as peer:
         heard = peer.diagnostics()
         status = Status(peer.until(lambda: heard, "diagnostics", process)[-1])
-        assert status.message == "waiting for images on /in/rgb/image (0 publishers) and /in/depth/image (0 publishers)"
+        assert status.message == "lazy: nobody subscribes to /depth/upsampled"
         assert_ends(process, number)
 
 

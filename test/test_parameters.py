@@ -134,3 +134,27 @@ def test_changed_refuses_what_the_declaration_cannot_say() -> None:
     answer = parameters.result(error.value)
     assert (answer.successful, answer.reason) == (False, str(error.value))
     assert parameters.result(None).successful
+
+
+# A managed node, which takes what is not live whenever it is configured.
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS, ids=[f"{kind.__name__}.{name}" for kind, name in FIELDS])
+def test_of_a_managed_node_only_what_is_fixed_is_always_read_only(
+    make_node: MakeNode, kind: type[Settings], name: str
+) -> None:
+    node = make_node()
+    parameters.declare(node, kind, managed=True)
+    descriptor, (_, _, known) = node.describe_parameter(name), settings_of(kind)[name]
+    assert descriptor.read_only is known.fixed
+    told = descriptor.additional_constraints.endswith("read-only while the node is configured")
+    assert told is not (known.live or known.fixed)
+
+
+def test_while_it_is_configured_only_live_ones_may_differ() -> None:
+    parameters.check_live(NodeConfig(), NodeConfig(slop=0.1, lazy=False, idle_seconds=1.0))
+    parameters.check_live(PipelineConfig(), PipelineConfig(precision="float32", fill_distance=1.0))
+    with pytest.raises(ValueError, match=r"^queue_size is read-only while the node is configured; set at start"):
+        parameters.check_live(NodeConfig(), NodeConfig(slop=0.1, queue_size=3))
+    with pytest.raises(ValueError, match=r"^weights, device are read-only"):
+        parameters.check_live(PipelineConfig(), PipelineConfig(weights="x", device="cpu"))

@@ -46,5 +46,20 @@ def test_bfloat16_adds_little_to_the_error(
     assert rms(difference) < 0.04 * rms(error)
 
 
+def test_the_precision_changes_between_two_frames(pipelines: tuple[Pipeline, Pipeline]) -> None:
+    """Also where the colour image was looked at in the other one."""
+    frame = Scene(7).frame(160, 120)
+    low = degrade(frame.depth, CAMERAS["8x clean"], np.random.default_rng(7))
+    exact, rounded = (pipeline.enhance(frame.rgb, low).depth for pipeline in pipelines)
+    assert not np.array_equal(exact, rounded)
+    changing = Pipeline(PipelineConfig(device="cpu", precision="float32"))
+    np.testing.assert_array_equal(changing.enhance(frame.rgb, low).depth, exact)
+    for kind, expected in (("bfloat16", rounded), ("float32", exact)):
+        seen = changing.look(frame.rgb, low.shape)
+        changing.config = dataclasses.replace(changing.config, precision=kind)
+        np.testing.assert_array_equal(changing.enhance(frame.rgb, low, seen).depth, expected)
+        assert str(changing.precision) == f"torch.{kind}"
+
+
 def rms(values: NDArray[np.float32]) -> float:
     return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))

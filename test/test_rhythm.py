@@ -217,3 +217,51 @@ def test_a_stream_that_pauses_begins_anew() -> None:
     observe(rhythm, both(range(20), 5 * MS))
     rhythm.observe(DEPTH, START + 20 * PERIOD + 2000 * MS)
     assert (rhythm.periods, rhythm.offset) == ([PERIOD, None], None)
+
+
+# --- rest -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [RGB, DEPTH])
+def test_after_a_rest_everything_is_as_it_was_until_it_is_measured(first: int) -> None:
+    """Also if only one stream comes at first, and if the rest was long, or the clock was set back in it."""
+    rhythm = Rhythm()
+    observe(rhythm, both(range(20), 14 * MS))
+    for begin in (25, 100_000, -100_000):
+        rhythm.rest()
+        stamps = both(range(begin, begin + 20), 14 * MS)
+        for number, (stamp, topic) in enumerate([s for s in stamps[:8] if s[1] == first] + stamps):
+            assert not rhythm.went_back(topic, stamp)
+            rhythm.observe(topic, stamp)
+            assert (rhythm.periods, rhythm.offset) == ([PERIOD, PERIOD], 14 * MS), number
+
+
+def test_a_camera_that_changed_during_the_rest_is_measured_anew() -> None:
+    rhythm = Rhythm()
+    observe(rhythm, both(range(20), 14 * MS))
+    rhythm.rest()
+    rhythm.rest()
+    observe(rhythm, both(range(100, 120), -40 * MS, 100 * MS))
+    assert (rhythm.periods, rhythm.offset) == ([100 * MS, 100 * MS], -40 * MS)
+    rhythm.rest()
+    chance = random.Random(1)  # no constant offset any more
+    freely = [(stamp, RGB) for stamp, _ in stream(RGB, range(500, 540), 100 * MS)]
+    freely += [(stamp + chance.randint(0, 100 * MS), DEPTH) for stamp, _ in freely]
+    observe(rhythm, sorted(freely))
+    assert rhythm.offset is None
+
+
+def test_a_rest_before_anything_came_does_no_harm() -> None:
+    rhythm = Rhythm()
+    rhythm.rest()
+    observe(rhythm, both(range(20), 14 * MS))
+    assert (rhythm.periods, rhythm.offset) == ([PERIOD, PERIOD], 14 * MS)
+
+
+def test_what_is_forgotten_is_not_known_after_a_rest() -> None:
+    rhythm = Rhythm()
+    observe(rhythm, both(range(20), 14 * MS))
+    rhythm.rest()
+    rhythm.forget(RGB, DEPTH)
+    observe(rhythm, both(range(1), 0))
+    assert (rhythm.periods, rhythm.offset) == ([None, None], None)

@@ -77,6 +77,24 @@ def test_without_out_the_result_is_a_new_array(pipeline: Pipeline) -> None:
     assert growth(pipeline, 4, True, None) >= 4 * HEIGHT * WIDTH
 
 
+def test_released_arrays_are_gone_and_come_again(pipeline: Pipeline) -> None:
+    rgb, depth = frame(4, True)
+    out = np.empty((HEIGHT, WIDTH), np.float32)
+    pipeline.enhance(rgb, depth, out=out)  # compiles
+    pipeline.release()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        expected = pipeline.enhance(rgb, depth, out=out).depth.copy()
+        held = tracemalloc.get_traced_memory()[0] - expected.nbytes - before
+        pipeline.release()
+        left = tracemalloc.get_traced_memory()[0] - expected.nbytes - before
+    finally:
+        tracemalloc.stop()
+    assert held > 4 * HEIGHT * WIDTH > OBJECTS > left
+    np.testing.assert_array_equal(pipeline.enhance(rgb, depth, out=out).depth, expected)
+
+
 # --- pages and threads, in a process of their own -------------------------------------------------------------------
 
 SCRIPT = """
