@@ -61,12 +61,12 @@ def settings(small_weights: Path, **more: Any) -> list[str]:
     return parameters(**(given | {"autostart": False} | more))
 
 
-def status_of(bench_or_heard: list[Any], peer: Peer, process: Process, state: str) -> Status:
+def status_of(heard: list[Any], peer: Peer, process: Process, state: str) -> Status:
     """The next diagnostics that name this state."""
-    known = len(bench_or_heard)
+    known = len(heard)
 
     def named() -> Status | None:
-        found = (Status(message) for message in bench_or_heard[known:])
+        found = (Status(message) for message in heard[known:])
         return next((status for status in found if status.values["lifecycle"] == state), None)
 
     return peer.until(named, f"diagnostics of a node that is {state}", process)
@@ -161,7 +161,7 @@ def test_signal_ends_a_node_that_is_being_configured(small_weights: Path) -> Non
     with running("dkn_ros.ros.node", large, domain) as process, peer_in(domain) as peer:
         from lifecycle_msgs.srv import ChangeState
 
-        client = peer.node.create_client(ChangeState, "/dkn_node/change_state")
+        client: Any = peer.node.create_client(ChangeState, "/dkn_node/change_state")
         peer.until(client.service_is_ready, "the node", process)
         request = ChangeState.Request()
         request.transition.label = "configure"
