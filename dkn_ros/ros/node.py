@@ -15,7 +15,6 @@ import sys
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -23,10 +22,11 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from dkn_ros.config import NodeConfig, PipelineConfig
 from dkn_ros.ros import parameters
-from dkn_ros.ros.diagnostics import Inputs, Statistics, assess, diagnostic_array, status_values
+from dkn_ros.ros.counts import Statistics
 from dkn_ros.ros.frames import Frames
 from dkn_ros.ros.matchers import Pair
 from dkn_ros.ros.messages import registration
+from dkn_ros.ros.monitor import Monitor, about_pipeline
 from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs
 from dkn_ros.ros.process import on_signals, run
 from dkn_ros.ros.qos import qos
@@ -48,7 +48,7 @@ class DknNode(Node):
         self._warm_up()
 
         self.registering = registering_of(self, self.config)
-        self.statistics = Statistics()
+        self.statistics = Statistics(lambda: self.get_clock().now().nanoseconds)
         c = self.config
         self.synchroniser = make_synchroniser(self._on_pair, c.queue_size, c.slop, c.pairing, self._on_clock_jump)
         self._infos: dict[str, CameraInfo] = {}
@@ -63,7 +63,7 @@ class DknNode(Node):
             self.get_logger(),
             self.context.ok,
         )
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.monitor = Monitor(self, c)
 
         inputs = qos(self.config.input_reliability, self.config.queue_size)
         for camera in ("rgb", "depth"):
@@ -102,7 +102,7 @@ class DknNode(Node):
         self.synchroniser.add_depth(msg, self.get_clock().now().nanoseconds)
 
     def _on_pair(self, pair: Pair) -> None:
-        self.statistics.paired()
+        self.statistics.paired(pair.difference_ms)
         self.frames.pair(pair)
 
     def _on_clock_jump(self, seconds: float) -> None:
@@ -124,24 +124,12 @@ class DknNode(Node):
         return parameters.result(None)
 
     def _diagnose(self) -> None:
-        now = self.statistics.snapshot()
-        rgb, depth = (s.topic_name for s in self._inputs)
-        publishers = self.count_publishers(rgb), self.count_publishers(depth)
-        sync, slop = self.synchroniser.state(), self.synchroniser.slop
-        inputs = Inputs(rgb, publishers[0], depth, publishers[1], slop, sync.by_arrival)
-        level, message = assess(now, inputs, self.config.idle_seconds)
-        values = status_values(now, sync, slop, self.synchroniser.name)
-        values |= {
-            "device": str(self.pipeline.device),
-            "precision": _name(self.pipeline.precision),
-            "threads": str(self.pipeline.threads),
-            "weights": f"{self.pipeline.card.name} {self.pipeline.card.sha256[:12]}",
-            "camera_info": "received" if "rgb" in self._infos else "none yet: depth/camera_info is not published",
-            "registration": self.registering.about or registration(self._infos.get("rgb"), self._infos.get("depth")),
+        rgb, depth = self._infos.get("rgb"), self._infos.get("depth")
+        about = about_pipeline(self.pipeline) | {
+            "camera_info": "received" if rgb else "none yet: none of the depth is published",
+            "registration": self.registering.about or registration(rgb, depth),
         }
-        name = f"{self.get_fully_qualified_name()[1:]}: depth upsampling"
-        stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(diagnostic_array(stamp, name, str(self.pipeline.device), level, message, values))
+        self.monitor.report(self.config, self.statistics, self.synchroniser, about, str(self.pipeline.device))
 
 
 def _name(precision: Any) -> str:
