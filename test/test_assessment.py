@@ -58,6 +58,13 @@ def test_overload_and_its_end() -> None:
     assert level(statistics)[0] == Level.OK
 
 
+def test_an_overload_in_which_nothing_gets_done() -> None:
+    clock = Clock()
+    statistics = counting(clock)
+    run(statistics, clock, 64, busy_every=1)
+    assert level(statistics)[1].startswith("overloaded: no frame was done, pairs come every 31 ms; 64 of 64 pairs")
+
+
 def test_what_was_an_overload_is_idle_when_nothing_comes() -> None:
     clock = Clock()
     statistics = counting(clock)
@@ -81,7 +88,7 @@ def test_limits(limit: str, kept: float, broken: float, message: str) -> None:
     run(statistics, clock, 300)
 
     def limited(value: float) -> tuple[Level, str]:
-        return level(statistics, config=NodeConfig(idle_seconds=IDLE_SECONDS, **{limit: value}))
+        return level(statistics, config=NodeConfig.from_mapping({"idle_seconds": IDLE_SECONDS, limit: value}))
 
     assert limited(0.0)[0] == limited(kept)[0] == Level.OK
     assert limited(broken) == (Level.WARN, message)

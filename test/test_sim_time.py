@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from harness import Bench, Status, image, needs_rclpy, next_domain, of_stamp, parameters, peer_in, running, stamp
 
-from dkn_ros.ros.diagnostics import Level
+from dkn_ros.ros.assessment import Level
 from dkn_ros.ros.messages import stamp_ns
 
 pytestmark = needs_rclpy

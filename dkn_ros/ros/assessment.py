@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -42,11 +43,15 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be.  key: the same as long as it is the same thing."""
+    """Something that is not as it should be.
+
+    key: the same as long as it is the same thing.  counted: whether the text holds figures that change all the time.
+    """
 
     level: Level
     key: str
     text: str
+    counted: bool = True
 
 
 def findings(
@@ -118,7 +123,8 @@ def _overload(now: Snapshot) -> Iterator[Finding]:
     if now.overloaded:
         busy = now.recent.dropped.get(BUSY, 0)
         dropped = f"{busy} of {now.recent.pairs} pairs dropped in the last {now.seconds:.0f} s"
-        times = f"a frame takes {now.processing_ms:.0f} ms, pairs come every {now.pair_jitter.interval:.0f} ms"
+        frame = "no frame was done" if math.isnan(now.processing_ms) else f"a frame takes {now.processing_ms:.0f} ms"
+        times = f"{frame}, pairs come every {now.pair_jitter.interval:.0f} ms"
         remedy = "lower the camera's rate or size, or use a faster device"
         yield Finding(Level.WARN, "overload", f"overloaded: {times}; {dropped}; {remedy}")
 

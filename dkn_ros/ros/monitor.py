@@ -33,7 +33,7 @@ class Monitor:
 
         self._node = node
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._known: set[str] = set()
+        self._logged: dict[str, Finding] = {}
 
         def topic(given: str, kind: str, **more: Any) -> Topic:
             return Topic(node.resolve_topic_name(given), given, kind, **more)
@@ -78,13 +78,14 @@ class Monitor:
         self._publisher.publish(diagnostic_array(stamp, name, device, level, message, values))
 
     def _log(self, found: list[Finding]) -> None:
-        texts = {finding.key: finding.text for finding in found if finding.key not in LOGGED_ELSEWHERE}
-        for key, text in texts.items():
-            if key not in self._known:
-                self._node.get_logger().warning(text)
-        for key in sorted(self._known - texts.keys()):
+        logged = {finding.key: finding for finding in found if finding.key not in LOGGED_ELSEWHERE}
+        for key, finding in logged.items():
+            before = self._logged.get(key)
+            if before is None or (not finding.counted and finding.text != before.text):
+                self._node.get_logger().warning(finding.text)
+        for key in self._logged.keys() - logged.keys():
             self._node.get_logger().info(f"over: {key}")
-        self._known = set(texts)
+        self._logged = logged
 
 
 def about_pipeline(pipeline: Pipeline) -> dict[str, str]:

@@ -122,9 +122,9 @@ def lookalikes(topic: str, others: Iterable[str]) -> list[str]:
         theirs = _words(other)
         shared = len(words & theirs)
         if shared and ("depth" in words) == ("depth" in theirs):
-            same_end = topic.rsplit("/", 1)[-1] == other.rsplit("/", 1)[-1]
-            scores[other] = (same_end, shared / len(words | theirs))
-    return sorted(scores, key=lambda other: scores[other], reverse=True)[:MOST_LOOKALIKES]
+            other_end = topic.rsplit("/", 1)[-1] != other.rsplit("/", 1)[-1]
+            scores[other] = (other_end, -shared / len(words | theirs), other)
+    return sorted(scores, key=lambda other: scores[other])[:MOST_LOOKALIKES]
 
 
 def input_faults(
@@ -178,7 +178,7 @@ def output_faults(
 
 
 def _fault(topic: Topic, about: str, text: str) -> Finding:
-    return Finding(Level.WARN, f"{topic.name}: {about}", f"{topic.name}: {text}")
+    return Finding(Level.WARN, f"{topic.name}: {about}", f"{topic.name}: {text}", counted=False)
 
 
 @dataclass(frozen=True)
@@ -229,13 +229,14 @@ class Peers:
         return {name: publishers for name, publishers in found.items() if publishers}
 
     def _publishers(self, topic: str) -> list[Endpoint]:
-        return [_endpoint(info) for info in self._node.get_publishers_info_by_topic(topic)]
+        return [endpoint(info) for info in self._node.get_publishers_info_by_topic(topic)]
 
     def _readers(self, topic: str) -> list[Endpoint]:
-        return [_endpoint(info) for info in self._node.get_subscriptions_info_by_topic(topic)]
+        return [endpoint(info) for info in self._node.get_subscriptions_info_by_topic(topic)]
 
 
-def _endpoint(info: Any) -> Endpoint:
+def endpoint(info: Any) -> Endpoint:
+    """Of a rclpy TopicEndpointInfo."""
     known = "UNKNOWN" not in info.node_name  # it stands there while a node is being discovered, or is no ROS node
     name = f"{info.node_namespace.rstrip('/')}/{info.node_name}" if known else UNKNOWN
     return Endpoint(name, info.topic_type, Qos.of(info.qos_profile))
