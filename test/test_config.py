@@ -61,6 +61,8 @@ def test_a_value_out_of_range_is_refused_by_name(cls: type[Settings], name: str)
     outside: list[Any] = []
     if known.choices is not None:
         outside.append("something else")
+    if known.pattern is not None:
+        outside += ["", "with space", "/", "a//b", "1st", "a/", "a\n"]
     if known.minimum is not None:
         outside.append(kind(known.minimum - 1))
     if known.maximum is not None:

@@ -81,6 +81,9 @@ def test_node_works_on_a_bag_that_is_played_again(bench: Bench) -> None:
         assert stamp_ns(output.header.stamp) == player.now
     status = bench.status_when(lambda s: s.stamp_ns == player.now, "diagnostics with the time of the bag")
     assert status.count("clock jumps") == 0
+    # By the bag's clock: by the machine's it would be years, and by none it would go back.
+    assert 0 <= float(status.values["Earliest timestamp delay:"]) <= float(status.values["Latest timestamp delay:"]) < 60
+    assert 0 < float(status.values["latency p50 (ms)"])
 
     player.now = BEGIN  # it starts again
     for _ in range(5):
