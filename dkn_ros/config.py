@@ -8,6 +8,7 @@ while the node runs.  ROS parameters (`ros/parameters.py`), YAML presets (`confi
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
@@ -24,12 +25,16 @@ class Setting:
     """True where the value may change while the node runs."""
     fixed: bool = False
     """True where the value is read at start and never again."""
+    pattern: str | None = None
+    """Regular expression that all of a text has to match."""
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError unless `value` is allowed."""
         if self.choices is not None and value not in self.choices:
             wanted = ", ".join(repr(c) for c in self.choices)
             raise ValueError(f"{name} is {value!r}; wanted: one of {wanted}")
+        if self.pattern is not None and not re.fullmatch(self.pattern, value):
+            raise ValueError(f"{name} is {value!r}; wanted: {self.description}")
         if self.minimum is not None and not value >= self.minimum:
             raise ValueError(f"{name} is {value!r}; wanted: at least {self.minimum}")
         if self.maximum is not None and not value <= self.maximum:
@@ -44,9 +49,10 @@ def setting(
     choices: tuple[Any, ...] | None = None,
     live: bool = False,
     fixed: bool = False,
+    pattern: str | None = None,
 ) -> Any:
     """A dataclass field with a default and its `Setting`."""
-    metadata = {"setting": Setting(description, minimum, maximum, choices, live, fixed)}
+    metadata = {"setting": Setting(description, minimum, maximum, choices, live, fixed, pattern)}
     if isinstance(default, dict):  # dataclasses want a fresh one for every instance
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -150,6 +156,11 @@ class NodeConfig(Settings):
     )
     output_reliability: str = setting("reliable", "QoS of depth/upsampled", choices=("best_effort", "reliable"))
     output_depth: int = setting(1, "queue length (QoS history depth) of depth/upsampled", 1, 100)
+    camera_info_topic: str = setting(
+        "depth/camera_info",
+        "topic name for the intrinsics of depth/upsampled, relative to the namespace or from /",
+        pattern=r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*",
+    )
     output_encoding: str = setting(
         "32FC1", "32FC1: metres, NaN invalid; 16UC1: millimetres, 0 invalid", choices=("32FC1", "16UC1"), live=True
     )
@@ -172,6 +183,19 @@ class NodeConfig(Settings):
     )
     idle_seconds: float = setting(
         2.0, "without a pair for so long, the diagnostics call the node idle", 0.1, 3600.0, live=True
+    )
+    min_rate: float = setting(
+        0.0, "the diagnostics warn of fewer output images a second while pairs come; 0: never", 0.0, 1000.0, live=True
+    )
+    max_latency: float = setting(
+        0.0,
+        "the diagnostics warn of more seconds from pair to output (95th percentile); 0: never",
+        0.0,
+        3600.0,
+        live=True,
+    )
+    max_difference: float = setting(
+        0.0, "the diagnostics warn of more seconds between the stamps of a pair; 0: never", 0.0, 3600.0, live=True
     )
 
 

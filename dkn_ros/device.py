@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 
@@ -71,6 +72,25 @@ def resolve_threads(requested: int, cores: int) -> int:
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def process_memory(name: str = "VmRSS", proc: Path = Path("/proc/self")) -> int | None:
+    """Bytes of a line such as `VmRSS: 1234 kB` (resident memory) of a process; None where there is no /proc."""
+    try:
+        lines = (proc / "status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    value = next((line.split()[1] for line in lines if line.startswith(f"{name}:")), None)
+    return None if value is None else 1024 * int(value)
+
+
+def memory_in_use(device: torch.device) -> dict[str, int]:
+    """Bytes that this process holds: "memory", where Linux tells, and "GPU memory", all that PyTorch took of it."""
+    resident = process_memory()
+    used = {} if resident is None else {"memory": resident}
+    if device.type == "cuda":
+        used["GPU memory"] = torch.cuda.memory_reserved(device)
+    return used
 
 
 def keep_freed_memory() -> bool:

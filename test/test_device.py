@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
-from dkn_ros.device import available_cores, bfloat16_gain, resolve_device, resolve_precision, resolve_threads
+from dkn_ros.device import (
+    available_cores,
+    bfloat16_gain,
+    memory_in_use,
+    process_memory,
+    resolve_device,
+    resolve_precision,
+    resolve_threads,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +72,25 @@ def test_threads(requested: int, cores: int, threads: int) -> None:
 def test_facts_of_this_machine_have_their_types() -> None:
     assert available_cores() >= 1
     assert 0.001 < bfloat16_gain() < 1000 and bfloat16_gain() == bfloat16_gain()
+
+
+def test_memory_of_this_process(tmp_path: Path) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("only Linux tells how much memory a process holds")
+    used = memory_in_use(torch.device("cpu"))
+    assert used.keys() == {"memory"}
+    assert 10_000_000 < used["memory"] < 1 << 40
+    held = np.ones(100_000_000, np.uint8)
+    assert memory_in_use(torch.device("cpu"))["memory"] > used["memory"] + held.nbytes // 2
+    assert process_memory(proc=tmp_path) is None
+    (tmp_path / "status").write_text("Name:\tdkn\nVmHWM:\t  2000 kB\nVmRSS:\t  1000 kB\n")
+    assert process_memory(proc=tmp_path) == 1_024_000
+    assert process_memory("VmHWM", tmp_path) == 2_048_000
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: nothing is allocated on it")
+def test_memory_on_the_gpu() -> None:
+    device = torch.device("cuda")
+    before = memory_in_use(device)["GPU memory"]
+    held = torch.ones(100_000_000, dtype=torch.uint8, device=device)
+    assert memory_in_use(device)["GPU memory"] >= max(before, held.nbytes)

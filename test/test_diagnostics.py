@@ -1,258 +1,16 @@
-"""The node's account of itself: what is counted, which level it is, and what is published."""
+"""The messages in which the node tells of itself."""
 
 from __future__ import annotations
 
 import math
-import threading
-from dataclasses import replace
 
 import pytest
 
-from dkn_ros.ros.diagnostics import (
-    WINDOW_SECONDS,
-    Counts,
-    Inputs,
-    Level,
-    Snapshot,
-    Statistics,
-    assess,
-    diagnostic_array,
-    status_values,
-    timing_array,
-)
+from dkn_ros.config import NodeConfig
+from dkn_ros.ros.assessment import Level
+from dkn_ros.ros.counts import Counts, Jitter, Snapshot
+from dkn_ros.ros.diagnostics import diagnostic_array, status_values, timing_array
 from dkn_ros.ros.sync import SyncState
-
-IDLE_SECONDS = 2.0
-INPUTS = Inputs("/camera/rgb", 1, "/camera/depth", 2, slop=0.0163)
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def run(statistics: Statistics, clock: Clock, frames: int, busy_every: int = 0) -> None:
-    """Frames at 32 Hz: received, paired and published after 7 ms, except that each `busy_every`th is dropped."""
-    for number in range(1, frames + 1):
-        clock.now += 1 / 32  # exact in binary
-        statistics.received_rgb()
-        statistics.received_depth()
-        statistics.paired()
-        if busy_every and number % busy_every == 0:
-            statistics.dropped_busy()
-        else:
-            statistics.published(7.0)
-
-
-def level(statistics: Statistics) -> tuple[Level, str]:
-    return assess(statistics.snapshot(), INPUTS, IDLE_SECONDS)
-
-
-def test_rates_and_totals() -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    run(statistics, clock, 320, busy_every=4)
-    now = statistics.snapshot()
-    assert now.seconds == WINDOW_SECONDS
-    assert now.recent == Counts(160, 160, 160, 120, {"busy": 40})
-    assert now.total == Counts(320, 320, 320, 240, {"busy": 80})
-
-
-def test_the_window_is_shorter_right_after_the_start() -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    assert statistics.snapshot().seconds > 0
-    run(statistics, clock, 32)
-    now = statistics.snapshot()
-    assert now.seconds == 1.0
-    assert now.recent.pairs == 32
-
-
-def test_what_is_old_leaves_the_window_but_not_the_totals() -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    run(statistics, clock, 30)
-    statistics.refused("step", "rgb8 image has step 3")
-    clock.now += WINDOW_SECONDS + 1
-    now = statistics.snapshot()
-    assert now.recent == Counts(dropped={"step": 0})
-    assert now.total == Counts(30, 30, 30, 30, {"step": 1})
-    assert all(math.isnan(latency) for latency in now.latency_ms)
-
-
-def test_percentiles_of_the_latency() -> None:
-    statistics = Statistics(Clock())
-    for latency in range(101):
-        statistics.published(float(latency))
-    assert statistics.snapshot().latency_ms == (50.0, 95.0, 99.0)
-
-
-def test_times_since_the_last_images() -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    assert statistics.snapshot().since_pair == math.inf
-    run(statistics, clock, 1)
-    for _ in range(3):
-        clock.now += 0.5
-        statistics.received_rgb()
-    clock.now += 0.25
-    now = statistics.snapshot()
-    assert (now.since_rgb, now.since_depth, now.since_pair) == (0.25, 1.75, 1.75)
-    assert (now.unpaired_rgb, now.unpaired_depth) == (3, 0)
-
-
-def test_threads_lose_no_count() -> None:
-    statistics = Statistics()
-
-    def count() -> None:
-        for _ in range(2000):
-            statistics.paired()
-            statistics.dropped_busy()
-
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert statistics.snapshot().total == Counts(pairs=8000, dropped={"busy": 8000})
-
-
-def test_idle_is_ok_and_names_topics_and_publishers() -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    waiting = "waiting for images on /camera/rgb (1 publisher) and /camera/depth (2 publishers)"
-    assert level(statistics) == (Level.OK, waiting)
-    run(statistics, clock, 90)
-    assert level(statistics)[1] != waiting
-    clock.now += IDLE_SECONDS + 0.1
-    assert level(statistics) == (Level.OK, waiting)
-
-
-def test_running_is_ok_with_rate_and_latency() -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    run(statistics, clock, 300)
-    assert level(statistics) == (Level.OK, "32.0 Hz, p50 7.0 ms")
-
-
-def test_the_first_pairs_are_no_fault() -> None:
-    statistics = Statistics(Clock())
-    statistics.paired()
-    assert level(statistics) == (Level.OK, "pairs arrive, none is published yet")
-
-
-@pytest.mark.parametrize(
-    ("busy_every", "expected"),
-    [
-        (10, (Level.OK, "28.8 Hz, p50 7.0 ms")),
-        (8, (Level.WARN, "falling behind: 20 of 160 pairs dropped in the last 5 s")),
-        (1, (Level.WARN, "falling behind: 160 of 160 pairs dropped in the last 5 s")),
-    ],
-)
-def test_more_than_a_tenth_dropped_is_falling_behind(busy_every: int, expected: tuple[Level, str]) -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    run(statistics, clock, 400, busy_every=busy_every)
-    assert level(statistics) == expected
-
-
-def test_refused_frames_are_named_with_their_reasons() -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    run(statistics, clock, 150)
-    statistics.refused("step", "rgb8 image 640x480 has step 3; wanted: at least 1920 bytes a row")
-    statistics.refused("encoding", "depth image has encoding 'rgb8'; wanted: 16UC1, mono16, 32FC1")
-    statistics.refused("step", "rgb8 image 640x480 has step 4; wanted: at least 1920 bytes a row")
-    assert level(statistics) == (
-        Level.WARN,
-        "pairs refused in the last 5 s: 1 for encoding, 2 for step; "
-        "last: rgb8 image 640x480 has step 4; wanted: at least 1920 bytes a row",
-    )
-    run(statistics, clock, 200)
-    assert level(statistics)[0] == Level.OK
-
-
-def test_failure_is_an_error_until_a_frame_is_published() -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    run(statistics, clock, 10)
-    statistics.failed("weights 'fdkn' not found; see `dkn weights list`")
-    clock.now += 60
-    assert level(statistics) == (Level.ERROR, "weights 'fdkn' not found; see `dkn weights list`")
-    run(statistics, clock, 160)
-    assert level(statistics) == (Level.OK, "32.0 Hz, p50 7.0 ms")
-
-
-def test_stamps_that_never_pair_are_a_warning() -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    for _ in range(90):
-        clock.now += 1 / 32
-        statistics.received_rgb()
-        statistics.received_depth()
-    assert level(statistics) == (
-        Level.WARN,
-        "no stamps of /camera/rgb (1 publisher) and /camera/depth (2 publishers) are within 16.3 ms; "
-        "set the parameter slop",
-    )
-    clock.now += IDLE_SECONDS + 0.1
-    assert level(statistics)[0] == Level.OK
-
-
-def test_that_stamps_are_zero_is_said() -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    by_arrival = replace(INPUTS, by_arrival=True)
-    for _ in range(90):
-        clock.now += 1 / 32
-        statistics.received_rgb()
-        statistics.received_depth()
-    unpaired = assess(statistics.snapshot(), by_arrival, IDLE_SECONDS)
-    assert unpaired[0] == Level.WARN and unpaired[1].startswith("no arrivals of /camera/rgb")
-    run(statistics, clock, 160)
-    working = assess(statistics.snapshot(), by_arrival, IDLE_SECONDS)
-    assert working == (Level.OK, "32.0 Hz, p50 7.0 ms; paired by arrival, stamps are zero")
-
-
-@pytest.mark.parametrize(
-    ("missing", "message"),
-    [
-        ("depth", "images come on /camera/rgb (1 publisher) but not on /camera/depth (2 publishers)"),
-        ("rgb", "images come on /camera/depth (2 publishers) but not on /camera/rgb (1 publisher)"),
-    ],
-)
-def test_one_silent_topic_is_a_warning(missing: str, message: str) -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    for _ in range(90):
-        clock.now += 1 / 32
-        statistics.received_rgb() if missing == "depth" else statistics.received_depth()
-    assert level(statistics) == (Level.WARN, f"{message}; check its publisher and QoS")
-
-
-def test_a_camera_that_just_starts_is_no_fault() -> None:
-    clock = Clock()
-    statistics = Statistics(clock)
-    for _ in range(4):
-        statistics.received_rgb()
-        statistics.received_depth()
-    assert level(statistics)[0] == Level.OK
-
-
-def test_the_worst_comes_first() -> None:
-    bad = Snapshot(
-        recent=Counts(30, 30, 30, 0, {"busy": 30, "empty": 1}), since_pair=0.0, refusal="no data", failure="no weights"
-    )
-    assert assess(bad, INPUTS, IDLE_SECONDS) == (Level.ERROR, "no weights")
-    assert "1 for empty; last: no data" in assess(replace(bad, failure=""), INPUTS, IDLE_SECONDS)[1]
-    busy = replace(bad, failure="", recent=Counts(30, 30, 30, 0, {"busy": 30, "empty": 0}))
-    assert assess(busy, INPUTS, IDLE_SECONDS)[1].startswith("falling behind: 30 of 30")
-
 
 SYNC = SyncState(
     received=(100, 90),
@@ -273,8 +31,21 @@ def test_values_of_the_status() -> None:
         recent=Counts(150, 75, 70, 65),
         total=Counts(1000, 900, 800, 700, {"step": 3, "busy": 97}),
         latency_ms=(7.125, 9.0, math.nan),
+        delay=(0.0305, 0.0712),
+        difference_ms=3.5,
+        processing_ms=6.25,
+        rgb_jitter=Jitter(33.3, 0.5, 2.0),
+        overruns=4,
     )
-    assert status_values(now, SYNC, slop=0.0163, synchroniser="message_filters") == {
+    config = NodeConfig(min_rate=10.0)
+    assert status_values(now, SYNC, slop=0.0163, synchroniser="message_filters", config=config) == {
+        "Events in window": "65",
+        "Events since startup": "700",
+        "Duration of window (s)": "5.000000",
+        "Actual frequency (Hz)": "13.000000",
+        "Minimum acceptable frequency (Hz)": "10.000000",
+        "Earliest timestamp delay:": "0.030500",
+        "Latest timestamp delay:": "0.071200",
         "rgb rate (Hz)": "30.00",
         "depth rate (Hz)": "15.00",
         "pair rate (Hz)": "14.00",
@@ -282,6 +53,11 @@ def test_values_of_the_status() -> None:
         "latency p50 (ms)": "7.12",
         "latency p95 (ms)": "9.00",
         "latency p99 (ms)": "nan",
+        "processing (ms)": "6.25",
+        "overruns in a row": "4",
+        "rgb jitter mean (ms)": "0.50",
+        "rgb jitter largest (ms)": "2.00",
+        **{f"{name} jitter {what} (ms)": "nan" for name in ("depth", "pair", "output") for what in ("mean", "largest")},
         "pairs": "800",
         "published": "700",
         "dropped: busy": "97",
@@ -296,9 +72,15 @@ def test_values_of_the_status() -> None:
         "depth period (ms)": "unknown",
         "stamp offset (ms)": "-4.12",
         "pair difference (ms)": "1.00",
+        "largest pair difference (ms)": "3.50",
         "slop (ms)": "16.30",
         "synchroniser": "message_filters",
     }
+
+
+def test_keys_of_what_is_unknown_or_not_set_are_left_out() -> None:
+    values = status_values(Snapshot(), SYNC, slop=0.0, synchroniser="nearest", config=NodeConfig())
+    assert not {"Minimum acceptable frequency (Hz)", "Earliest timestamp delay:"} & values.keys()
 
 
 def test_messages() -> None:

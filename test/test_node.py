@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from dkn_ros.config import PipelineConfig
 from dkn_ros.pipeline import Pipeline
-from dkn_ros.ros.diagnostics import Level
+from dkn_ros.ros.assessment import Level
 from dkn_ros.ros.messages import camera_info, stamp_ns
 from dkn_ros.ros.worker import Foresight
 
@@ -171,7 +171,7 @@ def test_diagnostics_come_once_a_second(bench: Bench) -> None:
 def test_idle_node_says_what_it_waits_for(bench: Bench) -> None:
     status = bench.status_when(lambda s: "waiting" in s.message, "an idle node")
     assert status.level == Level.OK
-    topics = "/in/rgb/image (1 publisher) and /in/depth/image (1 publisher)"
+    topics = "/in/rgb/image (publisher /peer, reliable) and /in/depth/image (publisher /peer, reliable)"
     assert status.message == f"waiting for images on {topics}"
 
 
@@ -184,7 +184,8 @@ def test_missing_stream_is_named(bench: Bench) -> None:
 
     status = bench.repeat(warned, "a warning that depth is missing")
     assert status.level == Level.WARN
-    assert status.message.startswith("images come on /in/rgb/image (1 publisher) but not on /in/depth/image")
+    peer = "publisher /peer, reliable"
+    assert status.message.startswith(f"images come on /in/rgb/image ({peer}) but not on /in/depth/image ({peer})")
 
 
 # Before the depth comes.
@@ -519,7 +520,7 @@ def test_signal_ends_an_idle_node(arguments: list[str], number: signal.Signals) 
     with running("dkn_ros.ros.node", arguments, domain) as process, peer_in(domain) as peer:
         heard = peer.diagnostics()
         status = Status(peer.until(lambda: heard, "diagnostics", process)[-1])
-        assert status.message == "lazy: nobody subscribes to /depth/upsampled"
+        assert {status.values[f"{camera} publishers"] for camera in ("rgb", "depth")} == {"no publisher"}
         assert_ends(process, number)
 
 

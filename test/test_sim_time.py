@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from harness import Bench, Status, image, needs_rclpy, next_domain, of_stamp, parameters, peer_in, running, stamp
 
-from dkn_ros.ros.diagnostics import Level
+from dkn_ros.ros.assessment import Level
 from dkn_ros.ros.messages import stamp_ns
 
 pytestmark = needs_rclpy
@@ -81,6 +81,10 @@ def test_node_works_on_a_bag_that_is_played_again(bench: Bench) -> None:
         assert stamp_ns(output.header.stamp) == player.now
     status = bench.status_when(lambda s: s.stamp_ns == player.now, "diagnostics with the time of the bag")
     assert status.count("clock jumps") == 0
+    # By the bag's clock: by the machine's it would be years, and by none it would go back.
+    smallest, largest = (float(status.values[f"{name} timestamp delay:"]) for name in ("Earliest", "Latest"))
+    assert 0 <= smallest <= largest < 60
+    assert float(status.values["latency p50 (ms)"]) > 0
 
     player.now = BEGIN  # it starts again
     for _ in range(5):

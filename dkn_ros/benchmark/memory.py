@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from dkn_ros.benchmark.published import Published
 from dkn_ros.config import PipelineConfig
+from dkn_ros.device import process_memory
 from dkn_ros.pipeline import Pipeline
 
 PROC = Path("/proc/self")
@@ -85,13 +86,13 @@ def resident_peak(work: Callable[[], None], proc: Path = PROC) -> Peak:
     Linux keeps the mark (VmHWM), and resets it when 5 is written to clear_refs; where it may not be, the resident
     memory is looked at every millisecond, which can miss a short peak.  proc: the process's folder in /proc.
     """
-    before = _resident(proc, "VmRSS")
+    before = process_memory("VmRSS", proc)
     if before is None:
         work()
         return Peak(None, "unknown: this system has no /proc/self/status")
     if _reset_mark(proc):
         work()
-        after = _resident(proc, "VmHWM") or before
+        after = process_memory("VmHWM", proc) or before
         return Peak(
             max(0, after - before) / 1e6, "the kernel's mark of resident memory (VmHWM, reset before the frame)"
         )
@@ -103,7 +104,7 @@ def _reset_mark(proc: Path) -> bool:
         (proc / "clear_refs").write_text("5", encoding="ascii")
     except OSError:
         return False
-    mark, now = _resident(proc, "VmHWM"), _resident(proc, "VmRSS")
+    mark, now = process_memory("VmHWM", proc), process_memory("VmRSS", proc)
     return mark is not None and now is not None and mark <= now + SLACK
 
 
@@ -113,7 +114,7 @@ def _sampled(work: Callable[[], None], proc: Path, before: int) -> int:
     def watch() -> None:
         nonlocal most
         while not done.wait(SAMPLE_SECONDS):
-            most = max(most, _resident(proc, "VmRSS") or 0)
+            most = max(most, process_memory("VmRSS", proc) or 0)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -123,13 +124,3 @@ def _sampled(work: Callable[[], None], proc: Path, before: int) -> int:
         done.set()
         watcher.join()
     return most
-
-
-def _resident(proc: Path, name: str) -> int | None:
-    """Bytes of a line such as `VmRSS: 1234 kB`."""
-    try:
-        lines = (proc / "status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    value = next((line.split()[1] for line in lines if line.startswith(f"{name}:")), None)
-    return None if value is None else 1024 * int(value)

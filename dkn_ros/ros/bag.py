@@ -32,7 +32,7 @@ from dkn_ros.ros.bag_input import BagError, BagInput, DamagedError
 from dkn_ros.ros.bag_topics import CAMERA_INFO, IMAGE, Topics, choose
 from dkn_ros.ros.bag_transforms import lookup_in
 from dkn_ros.ros.messages import ImageError, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
-from dkn_ros.ros.registering import registering_by
+from dkn_ros.ros.registering import registering_of
 from dkn_ros.ros.sync import DEPTH, NS_PER_SECOND, RGB, Pair, PairSynchroniser
 
 METADATA_VERSION: Final = 8
@@ -142,7 +142,7 @@ class _Conversion:
         self._pairs: list[Pair] = []
         # message_filters, which the node takes where it is installed, gives the same pairs and would need rclpy.
         self._synchroniser = PairSynchroniser(self._pairs.append, config.queue_size, config.slop)
-        self._registering = registering_by(lookup_in(bag, store), config)
+        self._registering = registering_of(config, lookup_in(bag, store))
         self._info_topics = {topics.camera_info: "rgb", topics.depth_info: "depth"}
         self._infos = self._first_infos()
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkn_ros.config import NodeConfig
-from dkn_ros.ros.diagnostics import Statistics, timing_array
+from dkn_ros.ros.counts import Statistics
+from dkn_ros.ros.diagnostics import timing_array
 from dkn_ros.ros.matchers import Pair
 from dkn_ros.ros.messages import ImageError, read_depth, read_rgb, stamp_ns
 from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs, Result
@@ -119,10 +120,11 @@ class Frames:
         self._outputs.publish(Result(header, rgb, enhanced.depth, self._infos.get("rgb")))
         end = time.perf_counter()
         latency_ms = 1e3 * (time.monotonic() - arrival)
-        self._statistics.published(latency_ms)
         stages = {name: ms for name, ms in enhanced.timings.items() if name != "whole"}
         if guidance:
             stages["early"] = guidance.milliseconds
+        worked_ms = 1e3 * (end - start) + stages.get("early", 0.0)
+        self._statistics.published(latency_ms, worked_ms, stamp_ns(header.stamp))
         self._outputs.publish_timing(
             timing_array(
                 header.stamp,

@@ -135,8 +135,10 @@ def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:
     """The CameraInfo of the image that `info` describes, resized to width x height.
 
     K of a CameraInfo is for the sensor's full resolution, from which the driver cuts the region of interest and which
-    it then bins.  The result describes the image that is sent: region and binning are worked into K and P and left
-    unset.  D, R and the distortion model do not depend on the resolution and are kept, as is the header.
+    it then bins (REP 104; a region of zeros and a binning of 0 mean none).  The result describes the image as it is
+    sent: region and binning are worked into K and P and left unset, as is do_rectify.  P is cut as K is, as by
+    image_geometry; that, however, bins without the half pixel (c / b) and so sees a point a quarter of a 2 x 2 bin off.
+    D, R and the distortion model do not depend on the resolution and are kept, as is the header.
     Raises ImageError("size") where `info` has no size.
     """
     region_width, region_height = info.roi.width or info.width, info.roi.height or info.height

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
 from rclpy.subscription import Subscription
@@ -26,12 +25,14 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from dkn_ros.config import NodeConfig, PipelineConfig
 from dkn_ros.ros import parameters
-from dkn_ros.ros.diagnostics import Inputs, Level, Statistics, assess, diagnostic_array, status_values
+from dkn_ros.ros.assessment import Level
+from dkn_ros.ros.counts import Statistics
 from dkn_ros.ros.distro import answering
 from dkn_ros.ros.frames import Frames
 from dkn_ros.ros.managed import ManagedNode
 from dkn_ros.ros.matchers import Pair
 from dkn_ros.ros.messages import registration
+from dkn_ros.ros.monitor import Monitor, about_pipeline
 from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs
 from dkn_ros.ros.process import on_signals, run
 from dkn_ros.ros.qos import qos
@@ -66,11 +67,11 @@ class DknNode(ManagedNode):
         self.config = parameters.declare(self, NodeConfig, managed=True)
         self.equipment: Equipment | None = None  # while configured
         self.frames: Frames | None = None  # while active
-        self.statistics = Statistics()
+        self.statistics = self._new_statistics()
         self._inputs: list[Subscription[Any]] = []  # while active and awake
         self._infos: dict[str, CameraInfo] = {}
         self._lookup = tf_lookup(self)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.monitor = Monitor(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         # By a clock of its own: under use_sim_time the node's stands still while no bag is played.
         self.create_timer(1.0, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -86,10 +87,14 @@ class DknNode(ManagedNode):
         registering = registering_of(c, self._lookup)
         pipeline = Pipeline(self.pipeline_config)
         self._warm_up(pipeline)
-        self.statistics = Statistics()
+        self.statistics = self._new_statistics()
         synchroniser = make_synchroniser(self._on_pair, c.queue_size, c.slop, c.pairing, self._on_clock_jump)
         outputs = Outputs(self, c, self._follow_listeners)
         self.equipment = Equipment(pipeline, registering, synchroniser, outputs)
+        self.monitor.watch(c)
+
+    def _new_statistics(self) -> Statistics:
+        return Statistics(lambda: self.get_clock().now().nanoseconds)
 
     def _warm_up(self, pipeline: Pipeline) -> None:
         c, p = self.config, pipeline
@@ -141,6 +146,7 @@ class DknNode(ManagedNode):
         if self.equipment is not None:
             self.equipment.outputs.close()
         self.equipment = None
+        self.monitor.rest()
         self._infos.clear()
         _return_memory()
 
@@ -198,7 +204,7 @@ class DknNode(ManagedNode):
         self.equipment.synchroniser.add_depth(msg, self.get_clock().now().nanoseconds)
 
     def _on_pair(self, pair: Pair) -> None:
-        self.statistics.paired()
+        self.statistics.paired(pair.difference_ms)
         if self.frames is not None:
             self.frames.pair(pair)
 
@@ -229,37 +235,27 @@ class DknNode(ManagedNode):
         return parameters.result(None)
 
     def _diagnose(self) -> None:
-        e = self.equipment
-        level, message = self._assess()
-        values = {"lifecycle": self.state}
-        if e is not None:
-            sync, slop = e.synchroniser.state(), e.synchroniser.slop
-            values |= status_values(self.statistics.snapshot(), sync, slop, e.synchroniser.name)
-            values |= {
-                "device": str(e.pipeline.device),
-                "precision": _name(e.pipeline.precision),
-                "threads": str(e.pipeline.threads),
-                "weights": f"{e.pipeline.card.name} {e.pipeline.card.sha256[:12]}",
-                "camera_info": "received" if "rgb" in self._infos else "none yet: depth/camera_info is not published",
-                "registration": e.registering.about or registration(self._infos.get("rgb"), self._infos.get("depth")),
-            }
-        name = f"{self.get_fully_qualified_name()[1:]}: depth upsampling"
-        stamp = self.get_clock().now().to_msg()
-        hardware = str(e.pipeline.device) if e is not None else self.pipeline_config.device
-        self._diagnostics.publish(diagnostic_array(stamp, name, hardware, level, message, values))
+        e, lifecycle = self.equipment, {"lifecycle": self.state}
+        rgb, depth = self._infos.get("rgb"), self._infos.get("depth")
+        if e is None:
+            self.monitor.tell(*self._at_rest(), self.pipeline_config.device, lifecycle)
+            return
+        about = about_pipeline(e.pipeline) | {
+            "camera_info": "received" if rgb else "none yet: none of the depth is published",
+            "registration": e.registering.about or registration(rgb, depth),
+        }
+        if self.complaint or self.frames is None:
+            self.monitor.tell(*self._at_rest(), str(e.pipeline.device), lifecycle | about)
+            return
+        asleep = "" if self._inputs else self._asleep()
+        self.monitor.report(
+            self.config, self.statistics, e.synchroniser, lifecycle | about, str(e.pipeline.device), asleep
+        )
 
-    def _assess(self) -> tuple[Level, str]:
+    def _at_rest(self) -> tuple[Level, str]:
         if self.complaint:
             return Level.ERROR, f"{self.state}: {self.complaint}"
-        if self.equipment is None or self.frames is None:
-            return Level.OK, f"{self.state}: waits for a lifecycle transition"
-        if not self._inputs:
-            return Level.OK, self._asleep()
-        rgb, depth = self._topics()
-        publishers = self.count_publishers(rgb), self.count_publishers(depth)
-        sync = self.equipment.synchroniser
-        inputs = Inputs(rgb, publishers[0], depth, publishers[1], sync.slop, sync.state().by_arrival)
-        return assess(self.statistics.snapshot(), inputs, self.config.idle_seconds)
+        return Level.OK, f"{self.state}: waits for a lifecycle transition"
 
 
 def _return_memory() -> None:

@@ -54,7 +54,7 @@ class Outputs:
         self._matching = Matching(node, changed)
         profile = qos(config.output_reliability, config.output_depth)
         self._depth = self._matching.create_publisher(Image, "depth/upsampled", profile)
-        self._info = node.create_publisher(CameraInfo, "depth/camera_info", profile)
+        self._info = node.create_publisher(CameraInfo, config.camera_info_topic, profile)
         self._timing = node.create_publisher(DiagnosticArray, "depth/timing", 10)
         self._images = (self._depth,)  # what is worth the work on a frame
         self.release()
@@ -113,7 +113,7 @@ class Outputs:
         try:
             info = scaled_camera_info(result.rgb_info, result.depth.shape[1], result.depth.shape[0])
         except ImageError as error:
-            self._logger.warning(f"no depth/camera_info: {error}", throttle_duration_sec=QUIET_SECONDS)
+            self._logger.warning(f"no {self._info.topic_name}: {error}", throttle_duration_sec=QUIET_SECONDS)
             return None
         info.header = result.header
         return info

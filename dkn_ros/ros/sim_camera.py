@@ -22,7 +22,8 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from dkn_ros.config import CameraConfig
 from dkn_ros.ros import parameters
-from dkn_ros.ros.diagnostics import Level, diagnostic_array
+from dkn_ros.ros.assessment import Level
+from dkn_ros.ros.diagnostics import diagnostic_array
 from dkn_ros.ros.messages import camera_info, depth_image, rgb_image
 from dkn_ros.ros.process import run
 from dkn_ros.ros.qos import qos

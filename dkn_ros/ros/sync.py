@@ -30,8 +30,8 @@ class SyncState:
 
     zero_stamps: came with stamp 0 and were paired by arrival.  by_arrival: whether they are so now.
     clock_jumps: how often the stamps went back and pairing started anew.
-    periods_ns, offset_ns: measured; the offset is depth stamp less colour stamp.  difference_ns: the same of the latest
-    pair.  None: not known, or no constant one.
+    newest_ns: stamps, or arrivals where these count.  periods_ns, offset_ns: measured; the offset is depth stamp less
+    colour stamp.  difference_ns: the same of the latest pair.  None: not known, or no constant one.
     """
 
     received: tuple[int, ...] = (0, 0)
@@ -40,6 +40,7 @@ class SyncState:
     zero_stamps: tuple[int, ...] = (0, 0)
     by_arrival: bool = False
     clock_jumps: int = 0
+    newest_ns: tuple[int | None, ...] = (None, None)
     periods_ns: tuple[int | None, ...] = (None, None)
     offset_ns: int | None = None
     difference_ns: int | None = None
@@ -147,6 +148,7 @@ class PairSynchroniser:
                 zero_stamps=tuple(self._zero_stamps),
                 by_arrival=any(self._stampless),
                 clock_jumps=self._clock_jumps,
+                newest_ns=tuple(self._rhythm.newest),
                 periods_ns=tuple(self._rhythm.periods),
                 offset_ns=self._rhythm.offset,
                 difference_ns=self._difference_ns,

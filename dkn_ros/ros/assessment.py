@@ -1,0 +1,157 @@
+"""From the numbers to a level and a sentence: what a person should know, and what to do about it.  Needs no ROS."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dkn_ros.config import NodeConfig
+from dkn_ros.ros.counts import BUSY, Snapshot
+
+ENOUGH_UNPAIRED = 5
+"""So many images of a topic without a pair are no accident of the start."""
+BY_ARRIVAL = "paired by arrival, stamps are zero"
+"""What is said while a driver leaves its stamps empty."""
+
+
+class Level(enum.IntEnum):
+    """Levels of diagnostic_msgs/DiagnosticStatus."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the node listens to: resolved topic names, and who publishes there with which QoS, in words.
+
+    slop: in use, seconds.  apart: between the newest stamps of both topics, seconds; None: not known.
+    by_arrival: whether images are paired by their arrival because stamps are zero.
+    asleep: why the node does not listen to them at the moment; empty if it does.
+    """
+
+    rgb_topic: str
+    rgb_publishers: str
+    depth_topic: str
+    depth_publishers: str
+    slop: float
+    apart: float | None = None
+    by_arrival: bool = False
+    asleep: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    key: the same as long as it is the same thing.  counted: whether the text holds figures that change all the time.
+    """
+
+    level: Level
+    key: str
+    text: str
+    counted: bool = True
+
+
+def findings(
+    now: Snapshot,
+    inputs: Inputs,
+    config: NodeConfig,
+    unheard: Sequence[Finding] = (),
+    beside: Sequence[Finding] = (),
+) -> list[Finding]:
+    """All that is wrong, the most important first.
+
+    unheard, beside: what `peers` finds on the images that the node reads, and on its other topics.
+    """
+    if inputs.asleep:  # what came before is over; what stands in the way of waking is not
+        return [*unheard, *beside]
+    idle = now.since_pair > config.idle_seconds
+    return [
+        *_failure(now),
+        *_refused(now),
+        *unheard,
+        *(_unpaired(now, inputs, config) if idle and not unheard else ()),
+        *beside,
+        *(() if idle else _overload(now)),
+        *(() if idle else _limits(now, config)),
+    ]
+
+
+def assess(found: Sequence[Finding], now: Snapshot, inputs: Inputs, config: NodeConfig) -> tuple[Level, str]:
+    """Level and sentence of `/diagnostics`: of the first of the findings; without any, how the node is doing."""
+    if found:
+        more = f" (and {len(found) - 1} more, see its values)" if len(found) > 1 else ""
+        return max(finding.level for finding in found), found[0].text + more
+    if inputs.asleep:
+        return Level.OK, inputs.asleep
+    if now.since_pair > config.idle_seconds:  # which is no fault
+        return Level.OK, f"waiting for images on {_rgb(inputs)} and {_depth(inputs)}"
+    if now.recent.published == 0:
+        return Level.OK, "pairs arrive, none is published yet"
+    rate = f"{now.recent.published / now.seconds:.1f} Hz, p50 {now.latency_ms[0]:.1f} ms"
+    return Level.OK, f"{rate}; {BY_ARRIVAL}" if inputs.by_arrival else rate
+
+
+def _failure(now: Snapshot) -> Iterator[Finding]:
+    if now.failure:
+        yield Finding(Level.ERROR, "failure", now.failure)
+
+
+def _refused(now: Snapshot) -> Iterator[Finding]:
+    refused = {reason: count for reason, count in now.recent.dropped.items() if count and reason != BUSY}
+    if refused:
+        reasons = ", ".join(f"{count} for {reason}" for reason, count in sorted(refused.items()))
+        text = f"pairs refused in the last {now.seconds:.0f} s: {reasons}; last: {now.refusal}"
+        yield Finding(Level.WARN, "refused", text)
+
+
+def _unpaired(now: Snapshot, inputs: Inputs, config: NodeConfig) -> Iterator[Finding]:
+    """No pair has come for a while, though images do: one camera stream is missing, or the stamps differ."""
+    rgb_comes = now.since_rgb <= config.idle_seconds and now.unpaired_rgb >= ENOUGH_UNPAIRED
+    depth_comes = now.since_depth <= config.idle_seconds and now.unpaired_depth >= ENOUGH_UNPAIRED
+    if rgb_comes and depth_comes:
+        what = "arrivals" if inputs.by_arrival else "stamps"
+        apart = "" if inputs.apart is None else f", the newest are {inputs.apart:.3f} s apart"
+        topics = f"no {what} of {_rgb(inputs)} and {_depth(inputs)}"
+        yield Finding(
+            Level.WARN, "unpaired", f"{topics} are within {inputs.slop * 1e3:.1f} ms{apart}; set the parameter slop"
+        )
+    elif rgb_comes or depth_comes:
+        sending, silent = (_rgb(inputs), _depth(inputs)) if rgb_comes else (_depth(inputs), _rgb(inputs))
+        yield Finding(Level.WARN, "silent", f"images come on {sending} but not on {silent}; check that driver")
+
+
+def _overload(now: Snapshot) -> Iterator[Finding]:
+    if now.overloaded:
+        busy = now.recent.dropped.get(BUSY, 0)
+        dropped = f"{busy} of {now.recent.pairs} pairs dropped in the last {now.seconds:.0f} s"
+        frame = "no frame was done" if math.isnan(now.processing_ms) else f"a frame takes {now.processing_ms:.0f} ms"
+        times = f"{frame}, pairs come every {now.pair_jitter.interval:.0f} ms"
+        remedy = "lower the camera's rate or size, or use a faster device"
+        yield Finding(Level.WARN, "overload", f"overloaded: {times}; {dropped}; {remedy}")
+
+
+def _limits(now: Snapshot, config: NodeConfig) -> Iterator[Finding]:
+    """The limits that were set as parameters; what is not known (NaN) is never beyond one."""
+    if config.min_rate and now.output_rate < config.min_rate:
+        text = f"output at {now.output_rate:.1f} Hz; wanted: at least {config.min_rate:g} (min_rate)"
+        yield Finding(Level.WARN, "min_rate", text)
+    if config.max_latency and now.latency_ms[1] > 1e3 * config.max_latency:
+        wanted = f"wanted: at most {1e3 * config.max_latency:.0f} (max_latency)"
+        yield Finding(Level.WARN, "max_latency", f"latency p95 is {now.latency_ms[1]:.0f} ms; {wanted}")
+    if config.max_difference and now.difference_ms > 1e3 * config.max_difference:
+        wanted = f"wanted: at most {1e3 * config.max_difference:.1f} (max_difference)"
+        text = f"stamps of a pair differ by {now.difference_ms:.1f} ms; {wanted}"
+        yield Finding(Level.WARN, "max_difference", text)
+
+
+def _rgb(inputs: Inputs) -> str:
+    return f"{inputs.rgb_topic} ({inputs.rgb_publishers})"
+
+
+def _depth(inputs: Inputs) -> str:
+    return f"{inputs.depth_topic} ({inputs.depth_publishers})"

@@ -1,0 +1,122 @@
+"""What the node says about itself once a second: looks at its counts and its peers, logs what is new, publishes.
+
+Published   /diagnostics
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dkn_ros.config import NodeConfig
+from dkn_ros.ros.assessment import Finding, Inputs, Level, assess, findings
+from dkn_ros.ros.counts import Statistics
+from dkn_ros.ros.diagnostics import diagnostic_array, status_values
+from dkn_ros.ros.peers import CAMERA_INFO, IMAGE, Peers, Qos, Topic
+from dkn_ros.ros.sync import PairSynchroniser
+
+if TYPE_CHECKING:
+    from dkn_ros.pipeline import Pipeline
+
+LOGGED_ELSEWHERE = ("failure", "refused")
+"""Keys of findings that are logged where they happen, with every detail."""
+
+
+class Monitor:
+    """Publishes `/diagnostics`; what is found is logged when it begins and when it is over.
+
+    The topics are those that the node has by its configuration, whether or not it listens at the moment.
+    """
+
+    def __init__(self, node: Any) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+
+        self._node = node
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._logged: dict[str, Finding] = {}
+
+    def watch(self, config: NodeConfig) -> None:
+        """Look after the topics of this configuration."""
+
+        def topic(given: str, kind: str, **more: Any) -> Topic:
+            return Topic(self._node.resolve_topic_name(given), given, kind, **more)
+
+        heard: dict[str, Any] = {"qos": Qos(config.input_reliability), "reliability": "input_reliability"}
+        sent: dict[str, Any] = {"qos": Qos(config.output_reliability), "reliability": "output_reliability"}
+        self._rgb, self._depth = (topic(f"in/{camera}/image", IMAGE, **heard) for camera in ("rgb", "depth"))
+        infos = [topic(f"in/{camera}/camera_info", CAMERA_INFO, **heard, needed=False) for camera in ("rgb", "depth")]
+        outputs = [
+            topic("depth/upsampled", IMAGE, **sent),
+            topic(config.camera_info_topic, CAMERA_INFO, **sent, renamed_by="camera_info_topic"),
+        ]
+        self._peers = Peers(self._node, [self._rgb, self._depth, *infos], outputs)
+
+    def rest(self) -> None:
+        """What was found is of no interest any more."""
+        self._logged = {}
+
+    def tell(self, level: Level, message: str, device: str, values: Mapping[str, str]) -> None:
+        """Publish this."""
+        name = f"{self._node.get_fully_qualified_name()[1:]}: depth upsampling"
+        stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(diagnostic_array(stamp, name, device, level, message, values))
+
+    def report(
+        self,
+        config: NodeConfig,
+        statistics: Statistics,
+        synchroniser: PairSynchroniser,
+        about: Mapping[str, str],
+        device: str,
+        asleep: str,
+    ) -> None:
+        """Look, log and publish.
+
+        about: what else the diagnostics state, see `about_pipeline`.  asleep: why the node does not listen, if so.
+        """
+        now, sync, view = statistics.snapshot(), synchroniser.state(), self._peers.look()
+        inputs = Inputs(
+            self._rgb.name,
+            view.publishers[self._rgb.name],
+            self._depth.name,
+            view.publishers[self._depth.name],
+            synchroniser.slop,
+            _apart(sync.newest_ns),
+            sync.by_arrival,
+            asleep,
+        )
+        found = findings(now, inputs, config, view.unheard, view.beside)
+        self._log(found)
+        values = status_values(now, sync, synchroniser.slop, synchroniser.name, config)
+        values |= {"rgb publishers": inputs.rgb_publishers, "depth publishers": inputs.depth_publishers, **about}
+        values |= {f"finding {number}": finding.text for number, finding in enumerate(found, 1)}
+        self.tell(*assess(found, now, inputs, config), device, values)
+
+    def _log(self, found: list[Finding]) -> None:
+        logged = {finding.key: finding for finding in found if finding.key not in LOGGED_ELSEWHERE}
+        for key, finding in logged.items():
+            before = self._logged.get(key)
+            if before is None or (not finding.counted and finding.text != before.text):
+                self._node.get_logger().warning(finding.text)
+        for key in self._logged.keys() - logged.keys():
+            self._node.get_logger().info(f"over: {key}")
+        self._logged = logged
+
+
+def about_pipeline(pipeline: Pipeline) -> dict[str, str]:
+    """What of a pipeline the diagnostics state: device, memory, network and weights."""
+    from dkn_ros.device import memory_in_use
+
+    return {
+        "device": str(pipeline.device),
+        "precision": str(pipeline.precision).removeprefix("torch."),
+        "threads": str(pipeline.threads),
+        **{f"{name} (MB)": f"{used / 1e6:.1f}" for name, used in memory_in_use(pipeline.device).items()},
+        "model": pipeline.card.model,
+        "weights": f"{pipeline.card.name} {pipeline.card.sha256[:12]}",
+    }
+
+
+def _apart(newest_ns: tuple[int | None, ...]) -> float | None:
+    rgb, depth = newest_ns
+    return None if rgb is None or depth is None else abs(rgb - depth) / 1e9

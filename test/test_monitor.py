@@ -1,0 +1,244 @@
+"""Running nodes that say what is wrong: with who else is there, and with themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import (
+    Bench,
+    Peer,
+    Process,
+    Status,
+    image,
+    needs_rclpy,
+    next_domain,
+    of_stamp,
+    parameters,
+    peer_in,
+    running,
+    stamp,
+)
+
+from dkn_ros.ros.assessment import Level
+from dkn_ros.ros.messages import camera_info, stamp_ns
+
+pytestmark = needs_rclpy
+
+LOOKS = 3
+"""It looks once a second."""
+
+
+@pytest.fixture(scope="module")
+def settings(small_weights: Path) -> dict[str, Any]:
+    return {
+        "weights": str(small_weights),
+        "device": "cpu",
+        "precision": "float32",
+        "threads": 1,
+        "warm_up_width": 0,
+        "idle_seconds": 0.5,
+    }
+
+
+# Among others.
+
+
+@pytest.fixture(scope="module")
+def particular(settings: dict[str, Any]) -> Iterator[tuple[Process, int]]:
+    """A node that asks for more than cameras offer and offers less than viewers ask for, and its domain."""
+    domain = next_domain()
+    arguments = parameters(**settings, input_reliability="reliable", output_reliability="best_effort")
+    with running("dkn_ros.ros.node", arguments, domain) as process:
+        yield process, domain
+
+
+@pytest.fixture
+def other(particular: tuple[Process, int]) -> Iterator[tuple[Peer, list[Any], Process]]:
+    """A peer of its own for every test, so that what one has on the topics is gone for the next; it hears the node."""
+    process, domain = particular
+    with peer_in(domain) as peer:
+        diagnostics = peer.diagnostics()
+        peer.until(lambda: diagnostics, "diagnostics of the node", process)
+        yield peer, diagnostics, process
+
+
+def best_effort() -> Any:
+    from dkn_ros.ros.qos import qos
+
+    return qos("best_effort", 1)
+
+
+def told(other: tuple[Peer, list[Any], Process], text: str) -> Status:
+    """The first diagnostics from now on that hold a text, which must be soon, and the log must hold it too."""
+    peer, diagnostics, process = other
+    known = len(diagnostics)
+
+    def status() -> Status | None:
+        texts = (Status(message) for message in diagnostics[known:])
+        return next((status for status in texts if any(text in value for value in status.values.values())), None)
+
+    found = peer.until(status, f"{text!r} in the diagnostics", process)
+    assert [text in "".join(Status(m).values.values()) for m in diagnostics[known:]].index(True) <= LOOKS
+    process.wait_for_log(text)
+    assert found.level == Level.WARN
+    return found
+
+
+def test_a_publisher_that_cannot_be_heard_is_named_with_its_qos(other: tuple[Peer, list[Any], Process]) -> None:
+    from sensor_msgs.msg import Image
+
+    peer, diagnostics, process = other
+    publisher = peer.node.create_publisher(Image, "/in/rgb/image", best_effort())
+    text = "/in/rgb/image: publisher /peer offers best_effort, this node asks for reliable"
+    status = told(other, f"{text}; set input_reliability:=best_effort")
+    assert status.message.startswith(text)
+    assert status.values["rgb publishers"] == "publisher /peer, best_effort"
+
+    peer.node.destroy_publisher(publisher)
+    peer.publisher(Image, "/in/rgb/image")
+
+    def heard() -> bool:
+        return Status(diagnostics[-1]).values["rgb publishers"] == "publisher /peer, reliable"
+
+    peer.until(heard, "the other publisher in the diagnostics", process)
+    process.wait_for_log("over: /in/rgb/image: QoS of /peer, reliable")
+
+
+def test_a_missing_publisher_is_told_with_the_topic_that_may_be_meant(other: tuple[Peer, list[Any], Process]) -> None:
+    from sensor_msgs.msg import Image
+
+    other[0].node.create_publisher(Image, "/camera/depth/image_raw", best_effort())
+    other[0].publisher(Image, "/camera/color/image_raw")
+    told(
+        other,
+        "/in/depth/image: no publisher; did you mean /camera/depth/image_raw (publisher /peer, best_effort)? "
+        "then remap in/depth/image (launch argument depth_topic)",
+    )
+    told(other, "/in/rgb/image: no publisher; did you mean /camera/color/image_raw (publisher /peer, reliable)?")
+
+
+def test_compressed_images_are_named_as_such(other: tuple[Peer, list[Any], Process]) -> None:
+    from sensor_msgs.msg import CompressedImage
+
+    other[0].publisher(CompressedImage, "/in/rgb/image")
+    told(
+        other,
+        "/in/rgb/image: publisher /peer sends sensor_msgs/msg/CompressedImage, this node reads sensor_msgs/msg/Image; "
+        "remap in/rgb/image (launch argument rgb_topic) to the raw image",
+    )
+
+
+def test_another_publisher_of_the_camera_info_is_named(other: tuple[Peer, list[Any], Process]) -> None:
+    from sensor_msgs.msg import CameraInfo
+
+    peer, _, process = other
+    publisher = peer.publisher(CameraInfo, "/depth/camera_info")
+    text = "/depth/camera_info: /peer publishes it as well"
+    told(other, f"{text}; set camera_info_topic to another name")
+    peer.node.destroy_publisher(publisher)
+    process.wait_for_log("over: /depth/camera_info: clash with /peer")
+
+
+def test_a_viewer_that_asks_for_more_than_is_offered_is_named(other: tuple[Peer, list[Any], Process]) -> None:
+    from sensor_msgs.msg import Image
+
+    other[0].listen(Image, "/depth/upsampled")
+    told(
+        other,
+        "/depth/upsampled: subscription of /peer asks for reliable, this node offers best_effort; "
+        "set output_reliability:=reliable",
+    )
+
+
+# With itself.
+
+
+@pytest.fixture(scope="module")
+def bench(settings: dict[str, Any]) -> Iterator[Bench]:
+    domain = next_domain()
+    arguments = parameters(**settings, camera_info_topic="depth/upsampled/camera_info")
+    with running("dkn_ros.ros.node", arguments, domain) as process, peer_in(domain) as peer:
+        yield Bench(peer, process)
+
+
+def pair(width: int, height: int) -> tuple[Any, Any]:
+    depth = np.full((height // 4, width // 4), 1500, np.uint16)
+    return image("rgb8", np.full((height, width, 3), 90, np.uint8)), image("16UC1", depth)
+
+
+def test_the_camera_info_has_the_name_that_was_set(bench: Bench) -> None:
+    from sensor_msgs.msg import CameraInfo
+
+    heard = bench.peer.listen(CameraInfo, "/depth/upsampled/camera_info")
+
+    def attempt() -> bool:
+        output = bench.answer(*pair(64, 48), info=camera_info(128, 96, 100.0, "camera"))
+        return bool(bench.peer.spin(lambda: of_stamp(heard, stamp_ns(output.header.stamp)), 2.0))
+
+    bench.repeat(attempt, "camera_info with the stamp of an output")
+    assert not bench.infos
+    assert {(i.width, i.height, i.k[0], i.k[2]) for i in heard} == {(64, 48, 50.0, 31.5)}
+
+
+def test_device_memory_and_model_are_told(bench: Bench) -> None:
+    values = bench.next_status().values
+    assert 50 < float(values["memory (MB)"]) < 50_000
+    assert values["model"] == "fdkn"
+    assert values["rgb publishers"] == values["depth publishers"] == "publisher /peer, reliable"
+
+
+def test_overload_is_told_and_its_end(bench: Bench) -> None:
+    rgb, depth = pair(640, 480)
+
+    def flood() -> Status | None:
+        """Faster than any machine can work."""
+        for _ in range(20):
+            now = bench.peer.now_ns()
+            bench.send_as_it_is(stamp(rgb, now), stamp(depth, now))
+            bench.peer.spin(lambda: False, 0.01)
+        status = Status(bench.diagnostics[-1])
+        return status if status.message.startswith("overloaded: ") else None
+
+    status = bench.repeat(flood, "overload in the diagnostics")
+    assert status.level == Level.WARN
+    assert status.count("dropped: busy") > 0
+    assert float(status.values["processing (ms)"]) > 0
+    assert "lower the camera's rate or size" in status.message
+    bench.process.wait_for_log("overloaded: a frame takes ")
+
+    def rest() -> bool:
+        """No faster than it works."""
+        bench.answer(*pair(64, 48))
+        bench.peer.spin(lambda: False, 0.2)
+        return Status(bench.diagnostics[-1]).level == Level.OK
+
+    bench.repeat(rest, "OK from the node after its overload")
+    bench.process.wait_for_log("over: overload")
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "message"),
+    [
+        ("min_rate", 900.0, " Hz; wanted: at least 900 (min_rate)"),
+        ("max_latency", 1e-6, " ms; wanted: at most 0 (max_latency)"),
+        ("max_difference", 0.0005, "stamps of a pair differ by 1.0 ms; wanted: at most 0.5 (max_difference)"),
+    ],
+)
+def test_limits_hold_while_images_come(bench: Bench, limit: str, value: float, message: str) -> None:
+    assert bench.set_parameter(limit, value).successful
+
+    def warned() -> Status | None:
+        bench.answer(*pair(64, 48), later_ns=1_000_000)
+        status = Status(bench.diagnostics[-1])
+        return status if message in status.message else None
+
+    status = bench.repeat(warned, "a warning")
+    assert status.level == Level.WARN
+    status = bench.status_when(lambda s: s.level == Level.OK, "OK, since it is idle")
+    assert status.message.startswith("waiting for images")
+    assert ("Minimum acceptable frequency (Hz)" in status.values) == (limit == "min_rate")
+    assert bench.set_parameter(limit, 0.0).successful
