@@ -126,7 +126,7 @@ class DknNode(Node):
     def _diagnose(self) -> None:
         rgb, depth = self._infos.get("rgb"), self._infos.get("depth")
         about = about_pipeline(self.pipeline) | {
-            "camera_info": "received" if rgb else "none yet: none of the depth is published",
+            "camera_info": "received" if rgb else "none yet: the depth goes without",
             "registration": self.registering.about or registration(rgb, depth),
         }
         self.monitor.report(self.config, self.statistics, self.synchroniser, about, str(self.pipeline.device))
