@@ -241,7 +241,7 @@ class DknNode(ManagedNode):
             self.monitor.tell(*self._at_rest(), self.pipeline_config.device, lifecycle)
             return
         about = about_pipeline(e.pipeline) | {
-            "camera_info": "received" if rgb else "none yet: none of the depth is published",
+            "camera_info": "received" if rgb else "none yet: the depth goes without",
             "registration": e.registering.about or registration(rgb, depth),
         }
         if self.complaint or self.frames is None:
