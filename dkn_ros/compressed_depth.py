@@ -134,7 +134,7 @@ def _put(words, state, value):  # type: ignore[no-untyped-def]
 def _rvl(codes, words):  # type: ignore[no-untyped-def]
     """Write the words, return how many."""
     state = (0, 0, 0)
-    place, previous = 0, 0
+    place, previous = 0, np.int64(0)
     while place < codes.shape[0]:
         start = place
         while place < codes.shape[0] and codes[place] == 0:

@@ -175,7 +175,7 @@ def test_an_array_that_does_not_fit_is_refused() -> None:
     pipeline = Pipeline(PipelineConfig(device="cpu", precision="float32", threads=1))
     rgb, low = np.zeros((48, 64, 3), np.uint8), np.ones((12, 16), np.float32)
     with pytest.raises(ValueError, match=r"confidence is float64 of shape \(48, 64\); wanted: C-contiguous float32"):
-        pipeline.enhance(rgb, low, confidence=np.empty((48, 64)))
+        pipeline.enhance(rgb, low, confidence=np.empty((48, 64)))  # type: ignore[arg-type]
 
 
 def test_a_later_frame_makes_no_array_of_an_images_size() -> None:

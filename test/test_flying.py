@@ -116,9 +116,10 @@ def test_on_rendered_rooms_wrong_pixels_go_and_right_ones_stay(camera: CameraMod
 def test_the_pipeline_applies_it_last_and_only_if_asked() -> None:
     frame = Scene(9102).frame(320, 240)
     low = degrade(frame.depth, CameraModel(factor=4, method="area"), np.random.default_rng(0))
-    settings = {"device": "cpu", "precision": "float32", "threads": 1}
-    whole = Pipeline(PipelineConfig(**settings)).enhance(frame.rgb, low).depth
-    filtered = Pipeline(PipelineConfig(**settings, flying_pixels=THRESHOLD)).enhance(frame.rgb, low).depth
+    config = PipelineConfig(device="cpu", precision="float32", threads=1)
+    whole = Pipeline(config).enhance(frame.rgb, low).depth
+    asked = dataclasses.replace(config, flying_pixels=THRESHOLD)
+    filtered = Pipeline(asked).enhance(frame.rgb, low).depth
     assert np.isnan(filtered).sum() > np.isnan(whole).sum()
     expected = whole.copy()
     forget_flying(expected, THRESHOLD, Buffers())

@@ -68,7 +68,7 @@ class Outputs:
     def confidence(self, height: int, width: int) -> NDArray[np.float32] | None:
         """Where a frame's confidence is to be written; None if nobody wants it."""
         publisher, _ = self._views[self._confidence.topic]
-        return self._confidence.pixels(height, width) if publisher.get_subscription_count() else None
+        return self._confidence.begin(height, width, bool(publisher.get_subscription_count()))
 
     def publish(self, result: Result) -> None:
         """Publish a frame, all but its timing: to whom it may concern."""

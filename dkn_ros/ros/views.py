@@ -69,7 +69,8 @@ class Validity:
 
     def message(self, result: Result, sent: NDArray, config: NodeConfig) -> Any:
         """See `View`."""
-        pixels = pixels_of(self._image, *result.depth.shape, "mono8")
+        height, width = result.depth.shape
+        pixels = pixels_of(self._image, height, width, "mono8")
         np.equal(result.depth, result.depth, out=pixels.view(np.bool_))  # NaN is not equal to itself
         np.multiply(pixels, 255, out=pixels)
         self._image.header = result.header
@@ -85,14 +86,16 @@ class Confidence:
         from sensor_msgs.msg import Image
 
         self.kind, self._image = Image, Image()
+        self._begun = False
 
-    def pixels(self, height: int, width: int) -> NDArray[np.float32]:
-        """Where it is to be written."""
-        return pixels_of(self._image, height, width, "32FC1")
+    def begin(self, height: int, width: int, wanted: bool) -> NDArray[np.float32] | None:
+        """A frame begins: where its confidence is to be written, if it is wanted."""
+        self._begun = wanted
+        return pixels_of(self._image, height, width, "32FC1") if wanted else None
 
     def message(self, result: Result, sent: NDArray, config: NodeConfig) -> Any | None:
         """See `View`; None for a frame that began before anybody listened."""
-        if (self._image.height, self._image.width) != result.depth.shape:
+        if not self._begun:
             return None
         self._image.header = result.header
         return self._image
@@ -110,7 +113,8 @@ class Picture:
 
     def message(self, result: Result, sent: NDArray, config: NodeConfig) -> Any:
         """See `View`."""
-        pixels = pixels_of(self._image, *result.depth.shape, "rgb8")
+        height, width = result.depth.shape
+        pixels = pixels_of(self._image, height, width, "rgb8")
         seconds = stamp_ns(result.header.stamp) / 1e9
         self._preview.draw(result.depth, seconds, pixels, config.preview_near, config.preview_far)
         self._image.header = result.header
