@@ -73,19 +73,20 @@ class Outputs:
     def publish(self, result: Result) -> None:
         """Publish a frame, all but its timing: to whom it may concern."""
         height, width = result.depth.shape
-        listened = [view for publisher, view in self._views.values() if publisher.get_subscription_count()]
         sent = pixels_of(self._image, height, width, self._image.encoding)
         if sent.dtype == np.uint16:
             to_millimetres(result.depth, sent)
         self._image.header = result.header
         info = self._camera_info(result)
-        self._depth.publish(self._image)
+        if self._depth.get_subscription_count():
+            self._depth.publish(self._image)
         if info is not None:
             self._info.publish(info)
-        for view in listened:
-            message = view.message(result, sent, self.config)
-            if message is not None:
-                self._views[view.topic][0].publish(message)
+        for publisher, view in self._views.values():
+            if publisher.get_subscription_count():
+                message = view.message(result, sent, self.config)
+                if message is not None:
+                    publisher.publish(message)
 
     def publish_timing(self, timing: DiagnosticArray) -> None:
         """Publish a frame's timing."""
