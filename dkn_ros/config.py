@@ -116,6 +116,13 @@ class PipelineConfig(Settings):
     fill_distance: float = setting(
         32.0, "how far from valid input depth holes are filled, in pixels of the colour image", 0.0, 10000.0, live=True
     )
+    flying_pixels: float = setting(
+        0.0,
+        "remove pixels that float between two surfaces, such as 0.03: so far, in parts of the depth, from both; 0: off",
+        0.0,
+        0.5,
+        live=True,
+    )
     depth_resolution: str = setting(
         "auto",
         "depth at a size above its resolution; auto finds out if it is replicated or sparse, full: never, or the ratio",
@@ -163,6 +170,25 @@ class NodeConfig(Settings):
     )
     output_encoding: str = setting(
         "32FC1", "32FC1: metres, NaN invalid; 16UC1: millimetres, 0 invalid", choices=("32FC1", "16UC1"), live=True
+    )
+    preview_near: float = setting(
+        0.0, "metres of the first colour of depth/preview; 0: what the frames show", 0.0, 1000.0, live=True
+    )
+    preview_far: float = setting(
+        0.0, "metres of the last colour of depth/preview; 0: what the frames show", 0.0, 1000.0, live=True
+    )
+    compressed_format: str = setting(
+        "png", "of compressedDepth; png: smaller, rvl: ten times faster", choices=("png", "rvl"), live=True
+    )
+    compressed_max_depth: float = setting(
+        10.0, "farther depth (metres) is not carried by compressedDepth", 0.1, 1000.0, live=True
+    )
+    compressed_quantization: float = setting(
+        100.0,
+        "how finely compressedDepth codes metres; 100 cannot carry what is nearer than 15 cm, 200 than 58 cm",
+        1.0,
+        1000.0,
+        live=True,
     )
     warm_up_width: int = setting(
         640, "width of the colour image the network is warmed up for at start; 0: none", 0, 16384

@@ -23,9 +23,11 @@ from torch import Tensor
 
 from dkn_ros.blocks import guidance_blocks, target_blocks
 from dkn_ros.buffers import Buffers
+from dkn_ros.confidence import confidence as write_confidence
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import check_depth, to_metres
 from dkn_ros.device import available_cores, bfloat16_gain, resolve_device, resolve_precision, resolve_threads
+from dkn_ros.flying import forget_flying
 from dkn_ros.models.fdkn import Heads, pad, sampling_grid
 from dkn_ros.models.inference import prepared
 from dkn_ros.postprocess import back_project, forget_beyond, reach
@@ -139,6 +141,7 @@ class Pipeline:
         depth: NDArray,
         guidance: Guidance | None = None,
         out: FloatImage | None = None,
+        confidence: FloatImage | None = None,
     ) -> Enhanced:
         """Upsample `depth` onto the grid of `rgb`.
 
@@ -147,15 +150,16 @@ class Pipeline:
             and below invalid).
         guidance: what `look` made of this very `rgb`, if it was called.
         out: HxW float32, C-contiguous, to write the result into; without it the result is a new array.
+        confidence: such an array to write into how likely each pixel is right, see `confidence`; no work without it.
         Raises ValueError for other shapes and types.
         """
         check_rgb(rgb)
         height, width = rgb.shape[:2]
         if out is None:
             out = np.empty((height, width), np.float32)
-        elif out.shape != (height, width) or out.dtype != np.float32 or not out.flags.c_contiguous:
-            given = f"{out.dtype} of shape {out.shape}" + ("" if out.flags.c_contiguous else ", not contiguous")
-            raise ValueError(f"out is {given}; wanted: C-contiguous float32 of shape {(height, width)}")
+        _check_out("out", out, (height, width))
+        if confidence is not None:
+            _check_out("confidence", confidence, (height, width))
         clock, buffers = StageClock(self.device), self._buffers
         same = self._begin()
         with clock.stage("preprocess"):
@@ -163,6 +167,8 @@ class Pipeline:
             blind = bool(np.isnan(metres, out=buffers.array("unknown", metres.shape, np.bool_)).all())
         if blind:
             out.fill(np.nan)
+            if confidence is not None:
+                confidence.fill(0)
             return Enhanced(out, clock.timings())
         with clock.stage("fill"):
             guess = self.guess(rgb, metres)
@@ -186,6 +192,10 @@ class Pipeline:
             if not last:
                 np.clip(out, target.low, target.high, out=out)  # both overshoot
                 forget_beyond(out, reach(target, width, height, buffers), farthest, buffers)
+            forget_flying(out, self.config.flying_pixels, buffers)
+        if confidence is not None:
+            with clock.stage("confidence"):
+                write_confidence(out, target, buffers.part("confidence"), confidence)
         return Enhanced(out, clock.timings())
 
     def look(self, rgb: NDArray[np.uint8], depth_size: tuple[int, int]) -> Guidance:
@@ -337,6 +347,12 @@ class Pipeline:
                     )
                 height, width = out.shape
                 finish.apply(filtered[0, 0, :height, :width].float().cpu().numpy(), target.image, out)
+
+
+def _check_out(name: str, out: FloatImage, size: tuple[int, int]) -> None:
+    if out.shape != size or out.dtype != np.float32 or not out.flags.c_contiguous:
+        given = f"{out.dtype} of shape {out.shape}" + ("" if out.flags.c_contiguous else ", not contiguous")
+        raise ValueError(f"{name} is {given}; wanted: C-contiguous float32 of shape {size}")
 
 
 def _activated(heads: Heads) -> Heads:

@@ -16,6 +16,7 @@ from dkn_ros.geometry import crop_intrinsics, scale_intrinsics
 from dkn_ros.ros import messages
 from dkn_ros.ros.messages import (
     ImageError,
+    fill,
     pixels_of,
     read_depth,
     read_rgb,
@@ -311,6 +312,28 @@ def test_pixels_are_those_of_the_same_buffer_while_its_length_stays() -> None:
         buffer = msg.data
 
 
+@pytest.mark.parametrize(("encoding", "shape"), [("mono8", (3, 5)), ("rgb8", (3, 5, 3))])
+def test_pixels_of_bytes(encoding: str, shape: tuple[int, ...]) -> None:
+    msg = SimpleNamespace(data=b"")
+    pixels = pixels_of(msg, 3, 5, encoding)
+    assert pixels.shape == shape and pixels.dtype == np.uint8
+    assert msg.step * msg.height == len(msg.data) == pixels.size
+    pixels[:] = np.arange(pixels.size).reshape(shape)
+    np.testing.assert_array_equal(read_rgb(msg), pixels)
+
+
+@pytest.mark.parametrize("data", [b"", [], array("B"), array("B", bytes(100))])
+def test_parts_fill_the_data_whatever_was_there(data: Any) -> None:
+    """Longer and shorter than before, in the same buffer."""
+    msg = SimpleNamespace(data=data)
+    kept = None
+    for length in (5, 40, 3, 0, 17):
+        fill(msg, (np.arange(length, dtype=np.uint8), np.full(2, 200, np.uint8)))
+        assert bytes(msg.data) == bytes(range(length)) + b"\xc8\xc8"
+        assert isinstance(msg.data, array) and (kept is None or msg.data is kept)
+        kept = msg.data
+
+
 def test_a_buffer_of_another_kind_is_replaced() -> None:
     """An empty message of some ROS versions holds a list, one that was received an array."""
     for data in (bytes(24), [0] * 24, array("B", bytes(23))):
@@ -319,10 +342,10 @@ def test_a_buffer_of_another_kind_is_replaced() -> None:
         assert isinstance(msg.data, array) and len(msg.data) == 24 and msg.data is not data
 
 
-@pytest.mark.parametrize("encoding", ["", "mono16", "32FC3", "64FC1", "rgb8"])
+@pytest.mark.parametrize("encoding", ["", "mono16", "32FC3", "64FC1", "bgr8"])
 def test_pixels_of_no_output_encoding_are_refused_and_the_message_left_alone(encoding: str) -> None:
     msg = SimpleNamespace(data=b"")
-    with pytest.raises(ValueError, match=f"output encoding is '{encoding}'; wanted: 32FC1 or 16UC1"):
+    with pytest.raises(ValueError, match=f"output encoding is '{encoding}'; wanted: 32FC1, 16UC1, mono8, rgb8"):
         pixels_of(msg, 2, 3, encoding)
     assert vars(msg) == {"data": b""}
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import MakeModel
+from harness import needs_rclpy
 from numpy.typing import NDArray
 
-from dkn_ros.config import PipelineConfig
+from dkn_ros.config import NodeConfig, PipelineConfig
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.weights import save_weights
 
@@ -43,21 +46,32 @@ def frame(ratio: int, holes: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint16
     return np.random.default_rng(ratio).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), depth
 
 
-def growth(pipeline: Pipeline, ratio: int, holes: bool, out: NDArray[np.float32] | None) -> int:
+def growth(
+    pipeline: Pipeline,
+    ratio: int,
+    holes: bool,
+    out: NDArray[np.float32] | None,
+    confidence: NDArray[np.float32] | None = None,
+) -> int:
     """By how many bytes the arrays and objects of a later frame exceed those that are there between two frames.
 
     Feature maps do not count: PyTorch keeps its own account.
     """
     rgb, depth = frame(ratio, holes)
+    return growth_of(lambda: pipeline.enhance(rgb, depth, out=out, confidence=confidence))
+
+
+def growth_of(work: Callable[[], object]) -> int:
+    """By how many bytes the arrays and objects of later calls exceed those that are there between two calls."""
     for _ in range(3):
-        pipeline.enhance(rgb, depth, out=out)
+        work()
     tracemalloc.start()
     try:
-        pipeline.enhance(rgb, depth, out=out)
+        work()
         before, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         for _ in range(5):
-            pipeline.enhance(rgb, depth, out=out)
+            work()
         return tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
@@ -70,6 +84,42 @@ def test_a_later_frame_makes_no_array_of_an_images_size(pipeline: Pipeline, rati
     out = np.empty((HEIGHT, WIDTH), np.float32)
     mask = (HEIGHT // min(ratio, 8)) * (WIDTH // min(ratio, 8))
     assert growth(pipeline, ratio, holes, out) < max(mask, OBJECTS)
+
+
+@pytest.mark.parametrize("ratio", [1, 4, 16])
+def test_neither_do_confidence_and_the_filter_of_flying_pixels(pipeline: Pipeline, ratio: int) -> None:
+    pipeline.config = dataclasses.replace(pipeline.config, flying_pixels=0.03)
+    out, confidence = (np.empty((HEIGHT, WIDTH), np.float32) for _ in range(2))
+    mask = (HEIGHT // min(ratio, 8)) * (WIDTH // min(ratio, 8))
+    assert growth(pipeline, ratio, True, out, confidence) < max(mask, OBJECTS)
+
+
+@needs_rclpy
+@pytest.mark.parametrize("encoding", ["32FC1", "16UC1"])
+@pytest.mark.parametrize("name", ["Validity", "Confidence", "Picture", "Points", "Compressed png", "Compressed rvl"])
+def test_neither_do_the_messages_of_the_other_outputs(name: str, encoding: str) -> None:
+    from std_msgs.msg import Header
+
+    from dkn_ros.ros import views
+    from dkn_ros.ros.messages import camera_info
+
+    class_name, _, form = name.partition(" ")
+    view: Any = views.Points(None) if name == "Points" else getattr(views, class_name)()
+    depth = np.tile(np.linspace(1, 3, WIDTH, dtype=np.float32), (HEIGHT, 1))
+    depth[:40] = np.nan
+    sent = depth if encoding == "32FC1" else np.nan_to_num(1000 * depth).astype(np.uint16)
+    rgb = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    result = views.Result(Header(), rgb, depth, camera_info(WIDTH, HEIGHT, 500.0, "camera"))
+    config = NodeConfig(compressed_format=form or "png")
+
+    def work() -> None:
+        if name == "Confidence":
+            view.begin(HEIGHT, WIDTH, True)
+        assert view.message(result, sent, config) is not None
+
+    # OpenCV makes a png anew each time, and then that of its file.
+    file = len(view.message(result, sent, config).data) if form == "png" else 0
+    assert growth_of(work) < OBJECTS + 2 * file
 
 
 def test_without_out_the_result_is_a_new_array(pipeline: Pipeline) -> None:

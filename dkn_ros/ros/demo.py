@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from dkn_ros import figures
+from dkn_ros import figures, figures_points
 from dkn_ros.config import DemoConfig
 from dkn_ros.evaluation import bicubic
 from dkn_ros.ros.launch_description import CAMERA_OUTPUTS, INPUTS, transport_environment
@@ -37,7 +37,7 @@ class DemoError(RuntimeError):
 
 
 def run(config: DemoConfig, output: Path) -> dict[str, Any]:
-    """Run the demo, write summary.json and two pictures to `output`, return the summary.
+    """Run the demo, write summary.json and three pictures to `output`, return the summary.
 
     Raises DemoError without ROS, if a process ended early, or if nothing arrived.
     """
@@ -213,3 +213,5 @@ def _pictures(probe: Any, output: Path, config: DemoConfig) -> None:
         height, width = c.truth.shape
         baseline = bicubic(c.low, width, height)
         figures.before_after(c.rgb, c.low, baseline, c.output, c.truth, output / "before_after.png", config.factor)
+        if c.rgb is not None and probe.focal_length is not None:
+            figures_points.before_after_points(c.rgb, c.low, c.output, probe.focal_length, output / "points.png")

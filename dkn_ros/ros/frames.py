@@ -15,8 +15,9 @@ from dkn_ros.ros.counts import Statistics
 from dkn_ros.ros.diagnostics import timing_array
 from dkn_ros.ros.matchers import Pair
 from dkn_ros.ros.messages import ImageError, read_depth, read_rgb, stamp_ns
-from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs, Result
+from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs
 from dkn_ros.ros.registering import Registering
+from dkn_ros.ros.views import Result
 from dkn_ros.ros.worker import Foresight, Worker
 
 if TYPE_CHECKING:
@@ -110,9 +111,10 @@ class Frames:
             rgb, guidance = read_rgb(pair.rgb), None
         depth = self._registering.depth(read_depth(pair.depth), rgb.shape[:2], pair, self._infos)
         self._depth_size = depth.shape[0], depth.shape[1]
-        metres = self._outputs.metres(rgb.shape[0], rgb.shape[1])
+        size = rgb.shape[0], rgb.shape[1]
+        metres, confidence = self._outputs.metres(*size), self._outputs.confidence(*size)
         read = time.perf_counter()
-        enhanced = self._pipeline.enhance(rgb, depth, guidance, metres)
+        enhanced = self._pipeline.enhance(rgb, depth, guidance, metres, confidence)
         done = time.perf_counter()
         if self._stopped:
             return

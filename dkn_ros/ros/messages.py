@@ -12,6 +12,7 @@ import functools
 import importlib
 import sys
 from array import array
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,8 +41,13 @@ COLOUR_LAYOUTS: dict[str, tuple[int, slice | int]] = {
 DEPTH_TYPES: dict[str, str] = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
 # relative difference of focal length over width up to which two images are taken to show the same field of view
 SAME_FIELD = 0.02
-# what write_depth can write
-OUTPUT_TYPES: dict[str, type[np.generic]] = {"32FC1": np.float32, "16UC1": np.uint16}
+# what pixels_of can make: type, and channels of a pixel
+OUTPUT_LAYOUTS: dict[str, tuple[type[np.generic], int]] = {
+    "32FC1": (np.float32, 1),
+    "16UC1": (np.uint16, 1),
+    "mono8": (np.uint8, 1),
+    "rgb8": (np.uint8, 3),
+}
 
 
 class ImageError(ValueError):
@@ -103,6 +109,8 @@ def write_depth(msg: Image, depth: NDArray[np.float32], encoding: str = "32FC1")
     """
     if depth.ndim != 2 or depth.size == 0 or depth.dtype != np.float32:
         raise ValueError(f"depth is {depth.dtype} of shape {depth.shape}; wanted: HxW float32 metres")
+    if encoding not in ("32FC1", "16UC1"):
+        raise ValueError(f"depth encoding is {encoding!r}; wanted: 32FC1 or 16UC1")
     pixels = pixels_of(msg, depth.shape[0], depth.shape[1], encoding)
     if encoding == "16UC1":
         to_millimetres(depth, pixels)
@@ -113,22 +121,46 @@ def write_depth(msg: Image, depth: NDArray[np.float32], encoding: str = "32FC1")
 def pixels_of(msg: Image, height: int, width: int, encoding: str) -> NDArray:
     """Make `msg` an image of this size and encoding, all but its header; returns its pixels to be written.
 
-    They are a view of the message's buffer, which it keeps where the length fits: write, publish, and write again.
-    Raises ValueError for another encoding than those of `OUTPUT_TYPES`.
+    They are a view of the message's buffer, HxW or HxWx3; see `bytes_of`.
+    Raises ValueError for another encoding than those of `OUTPUT_LAYOUTS`.
     """
-    if encoding not in OUTPUT_TYPES:
-        raise ValueError(f"output encoding is {encoding!r}; wanted: {' or '.join(OUTPUT_TYPES)}")
-    kind = np.dtype(OUTPUT_TYPES[encoding])
-    length = height * width * kind.itemsize
-    if not isinstance(msg.data, array) or len(msg.data) != length:
-        # Of any type but array("B") Humble checks every value, half a second for 8 MB.
-        msg.data = array("B", bytes(length))
+    if encoding not in OUTPUT_LAYOUTS:
+        raise ValueError(f"output encoding is {encoding!r}; wanted: {', '.join(OUTPUT_LAYOUTS)}")
+    kind, channels = OUTPUT_LAYOUTS[encoding]
+    step = width * channels * np.dtype(kind).itemsize
+    data = bytes_of(msg, height * step)
     msg.height, msg.width = height, width
     msg.encoding = encoding
     msg.is_bigendian = int(sys.byteorder == "big")
-    msg.step = width * kind.itemsize
+    msg.step = step
+    return data.view(kind).reshape((height, width) if channels == 1 else (height, width, channels))
+
+
+def bytes_of(msg: Any, length: int) -> NDArray[np.uint8]:
+    """The data of a message, made so many bytes long, to be written; zeros where they are new.
+
+    The message keeps its buffer where the length fits: write, publish, and write again.
+    """
+    if not isinstance(msg.data, array) or len(msg.data) != length:
+        # Of any type but array("B") Humble checks every value, half a second for 8 MB.
+        msg.data = array("B", bytes(length))
     # The message may have kept that array (Humble) or a copy of it (Kilted): what it has is what is filled.
-    return np.frombuffer(memoryview(msg.data), kind).reshape(height, width)
+    return np.frombuffer(memoryview(msg.data), np.uint8)
+
+
+def fill(msg: Any, parts: Iterable[NDArray[np.uint8]]) -> None:
+    """Make the data of a message these bytes, one part after the other, in the buffer that it has."""
+    if not isinstance(msg.data, array):
+        msg.data = array("B")
+    parts = list(parts)
+    data, length = msg.data, sum(part.size for part in parts)
+    if len(data) < length:
+        data.frombytes(bytes(length - len(data)))
+    del data[length:]
+    target, first = np.frombuffer(memoryview(data), np.uint8), 0
+    for part in parts:
+        target[first : first + part.size] = part
+        first += part.size
 
 
 def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:

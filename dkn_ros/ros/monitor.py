@@ -35,8 +35,8 @@ class Monitor:
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._logged: dict[str, Finding] = {}
 
-    def watch(self, config: NodeConfig) -> None:
-        """Look after the topics of this configuration."""
+    def watch(self, config: NodeConfig, views: Mapping[str, str]) -> None:
+        """Look after the topics of this configuration.  views: topic -> type, of what else is published of a frame."""
 
         def topic(given: str, kind: str, **more: Any) -> Topic:
             return Topic(self._node.resolve_topic_name(given), given, kind, **more)
@@ -48,6 +48,7 @@ class Monitor:
         outputs = [
             topic("depth/upsampled", IMAGE, **sent),
             topic(config.camera_info_topic, CAMERA_INFO, **sent, renamed_by="camera_info_topic"),
+            *(topic(name, kind, **sent) for name, kind in views.items()),
         ]
         self._peers = Peers(self._node, [self._rgb, self._depth, *infos], outputs)
 

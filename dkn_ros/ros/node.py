@@ -1,7 +1,8 @@
 """`dkn_node`: pairs colour and depth images, upsamples the depth, publishes it with its timing.
 
 Subscribed  in/rgb/image, in/rgb/camera_info, in/depth/image, in/depth/camera_info
-Published   depth/upsampled, depth/camera_info, depth/timing, /diagnostics
+Published   depth/upsampled, depth/camera_info, depth/timing, /diagnostics; for those who listen: depth/validity,
+            depth/confidence, depth/preview, depth/points, depth/upsampled/compressedDepth
 Parameters  PipelineConfig and NodeConfig of `config.py`
 Lifecycle   configure loads and warms up, activate subscribes and works, deactivate, cleanup, shutdown; by itself at
             start unless `autostart` is false
@@ -91,7 +92,7 @@ class DknNode(ManagedNode):
         synchroniser = make_synchroniser(self._on_pair, c.queue_size, c.slop, c.pairing, self._on_clock_jump)
         outputs = Outputs(self, c, self._follow_listeners)
         self.equipment = Equipment(pipeline, registering, synchroniser, outputs)
-        self.monitor.watch(c)
+        self.monitor.watch(c, outputs.views)
 
     def _new_statistics(self) -> Statistics:
         return Statistics(lambda: self.get_clock().now().nanoseconds)

@@ -1,9 +1,11 @@
-"""What the node publishes of a frame: depth, camera_info and timing."""
+"""What the node publishes of a frame: depth, camera_info, timing, and the views of `views.py`.
+
+Used by the worker thread; `wanted` by any.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,28 +16,14 @@ from dkn_ros.depth import to_millimetres
 from dkn_ros.ros.distro import Matching
 from dkn_ros.ros.messages import ImageError, pixels_of, scaled_camera_info
 from dkn_ros.ros.qos import qos
+from dkn_ros.ros.views import Compressed, Confidence, Picture, Points, Result, Validity, View
 
 if TYPE_CHECKING:
     from diagnostic_msgs.msg import DiagnosticArray
     from sensor_msgs.msg import CameraInfo
-    from std_msgs.msg import Header
 
 QUIET_SECONDS = 5.0
 """A complaint is logged once in so many seconds; all are counted in the diagnostics."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One frame as it goes out.  The arrays last until the next frame."""
-
-    header: Header
-    """Stamp and frame of all that is published of it."""
-    rgb: NDArray[np.uint8]
-    """HxWx3 (RGB order) or HxW."""
-    depth: NDArray[np.float32]
-    """HxW metres, NaN invalid: what `Outputs.metres` gave, filled."""
-    rgb_info: CameraInfo | None
-    """Of the colour image as it came; None while there is none."""
 
 
 class Outputs:
@@ -56,14 +44,21 @@ class Outputs:
         self._depth = self._matching.create_publisher(Image, "depth/upsampled", profile)
         self._info = node.create_publisher(CameraInfo, config.camera_info_topic, profile)
         self._timing = node.create_publisher(DiagnosticArray, "depth/timing", 10)
-        self._images = (self._depth,)  # what is worth the work on a frame
         self.release()
+        self._view_publishers = {
+            topic: self._matching.create_publisher(view.kind, self._name(view), profile)
+            for topic, view in self._views.items()
+        }
+        self._images = self._depth, *self._view_publishers.values()  # what is worth the work on a frame
 
     def release(self) -> None:
         """Free what is kept from frame to frame; not while a frame is in work."""
         from sensor_msgs.msg import Image
 
         self._image = Image()
+        self._confidence = Confidence()
+        views: tuple[View, ...] = (Validity(), self._confidence, Picture(), Points(self._logger), Compressed())
+        self._views = {view.topic: view for view in views}
         self._metres: NDArray[np.float32] | None = None  # where the output is not in metres
 
     def close(self) -> None:
@@ -76,6 +71,11 @@ class Outputs:
     def topic_name(self) -> str:
         """Of the depth."""
         return str(self._depth.topic_name)
+
+    @property
+    def views(self) -> dict[str, str]:
+        """Topic -> type, such as sensor_msgs/msg/Image, of what is published besides depth, camera_info and timing."""
+        return {self._name(v): f"{v.kind.__module__.split('.')[0]}/msg/{v.kind.__name__}" for v in self._views.values()}
 
     @property
     def wanted(self) -> bool:
@@ -91,20 +91,37 @@ class Outputs:
             self._metres = np.empty((height, width), np.float32)
         return self._metres
 
+    def confidence(self, height: int, width: int) -> NDArray[np.float32] | None:
+        """Where a frame's confidence is to be written; None if nobody wants it."""
+        listeners = self._view_publishers[self._confidence.topic].get_subscription_count()
+        return self._confidence.begin(height, width, bool(listeners))
+
     def publish(self, result: Result) -> None:
-        """Publish a frame, all but its timing."""
+        """Publish a frame, all but its timing: to whom it may concern."""
         height, width = result.depth.shape
-        if self._image.encoding == "16UC1":
-            to_millimetres(result.depth, pixels_of(self._image, height, width, "16UC1"))
+        sent = pixels_of(self._image, height, width, self._image.encoding)
+        if sent.dtype == np.uint16:
+            to_millimetres(result.depth, sent)
         self._image.header = result.header
         info = self._camera_info(result)
-        self._depth.publish(self._image)
+        if self._depth.get_subscription_count():
+            self._depth.publish(self._image)
         if info is not None:
             self._info.publish(info)
+        for topic, view in self._views.items():
+            publisher = self._view_publishers[topic]
+            if publisher.get_subscription_count():
+                message = view.message(result, sent, self.config)
+                if message is not None:
+                    publisher.publish(message)
 
     def publish_timing(self, timing: DiagnosticArray) -> None:
         """Publish a frame's timing."""
         self._timing.publish(timing)
+
+    def _name(self, view: View) -> str:
+        """The topic of a view; that of another transport follows the depth's own, however it is remapped."""
+        return view.topic.replace("depth/upsampled", self._depth.topic_name, 1)
 
     def _camera_info(self, result: Result) -> CameraInfo | None:
         """What describes the depth; None without a camera_info that is of use: depth is published all the same."""

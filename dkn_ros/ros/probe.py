@@ -1,6 +1,7 @@
 """What the demo sees of the node from outside: a subscriber that measures what arrives, and when.
 
-Subscribed  depth/upsampled, depth/timing, /diagnostics, and of the simulated camera depth/image, rgb/image, truth/image
+Subscribed  depth/upsampled, depth/timing, /diagnostics, and of the simulated camera depth/image, rgb/image,
+            rgb/camera_info, truth/image
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 
 from dkn_ros.depth import to_metres
 from dkn_ros.evaluation import compare
@@ -49,12 +50,15 @@ class Probe(Node):
         self.node_status: dict[str, str] = {}
         self.node_message = ""
         self.sent = 0
+        self.focal_length: float | None = None
+        """Pixels of the colour image; None until the camera has told."""
         self._first_stamp: int | None = None
         self._low: dict[int, FloatImage] = {}
         self._truth: dict[int, FloatImage] = {}
         self._rgb: dict[int, NDArray[np.uint8]] = {}
         self._rgb_subscription: Subscription | None = None
         self.create_subscription(Image, "depth/upsampled", self._on_output, qos("reliable", 5))
+        self.create_subscription(CameraInfo, "rgb/camera_info", self._on_info, qos("best_effort", 1))
         self.create_subscription(Image, "depth/image", self._on_low, qos("reliable", 50))
         self.create_subscription(Image, "truth/image", self._on_truth, qos("reliable", 5))
         self.create_subscription(DiagnosticArray, "depth/timing", self._on_timing, 50)
@@ -96,6 +100,9 @@ class Probe(Node):
 
     def _on_low(self, msg: Image) -> None:
         _keep(self._low, stamp_ns(msg.header.stamp), _metres(msg))
+
+    def _on_info(self, msg: CameraInfo) -> None:
+        self.focal_length = float(msg.k[0])
 
     def _on_truth(self, msg: Image) -> None:
         _keep(self._truth, stamp_ns(msg.header.stamp), _metres(msg))
