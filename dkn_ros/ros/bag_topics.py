@@ -7,8 +7,8 @@ from typing import Any
 
 from dkn_ros.config import BagConfig
 from dkn_ros.ros.bag_input import BagError, BagInput
-from dkn_ros.ros.launch_description import PRESETS
 from dkn_ros.ros.messages import DEPTH_TYPES
+from dkn_ros.ros.presets import PRESETS
 
 IMAGE, CAMERA_INFO, COMPRESSED = (f"sensor_msgs/msg/{name}" for name in ("Image", "CameraInfo", "CompressedImage"))
 COLOUR = ("rgb8", "bgr8", "rgba8", "bgra8", "8UC3", "8UC4")
