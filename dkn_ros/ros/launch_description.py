@@ -121,7 +121,7 @@ def programs(preset: Preset, given: Mapping[str, str], sim: bool = False) -> lis
 
 
 def topics_of(preset: Preset, values: Mapping[str, str]) -> dict[str, str]:
-    """The camera's topics by argument; `camera`, if given, replaces the preset's root in those that are not."""
+    """The camera's topics by argument; `camera`, if given, stands for the preset's root in those that are not given."""
     camera = values["camera"].strip("/")
     own = {name: getattr(preset, name) for name in INPUTS}
     return {
