@@ -237,12 +237,12 @@ class BagConfig(Settings):
     depth_info: str = setting("", "camera_info of the depth image; empty: of the preset, or the one beside the image")
     registration: str = setting(
         NodeConfig.registration,
-        "bring depth of another camera into the colour image; auto: where both images name different frames",
+        "bring depth of another camera into the colour image; auto: as the preset says, or where frames differ",
         choices=("auto", "on", "off"),
     )
     extrinsics: str = setting(
         NodeConfig.extrinsics,
-        "where the depth camera is in the colour camera's frame: tf asks the bag; or x y z (metres) qx qy qz qw",
+        "where the depth camera is in colour's frame: tf asks preset, then bag; or x y z (metres) qx qy qz qw",
     )
     output: str = setting("/depth/upsampled", "topic to write; its camera_info goes beside it")
     encoding: str = setting(

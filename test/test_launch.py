@@ -85,7 +85,7 @@ def test_arguments_reach_the_programs(tmp_path: Path) -> None:
     camera, node = shared.programs(PRESETS["azure"], given, sim=True)
     assert (camera.name, node.name) == ("sim_camera", "dkn_node")
     assert camera.overrides == {"extrinsics": PRESETS["azure"].sim_extrinsics}
-    assert node.overrides == camera.overrides | {"device": "cpu", "weights": "1e3"}
+    assert node.overrides == {**camera.overrides, "device": "cpu", "weights": "1e3"}
     assert camera.remappings["depth/image"] == node.remappings["in/depth/image"] == "/front/depth/image_raw"
     assert camera.remappings["rgb/image"] == node.remappings["in/rgb/image"] == "/my/rgb"
     assert node.remappings["depth/camera_info"] == "depth/upsampled/camera_info"

@@ -11,6 +11,11 @@ be had: it is smaller, and our registration knows what is in front.  Only Kinect
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from dkn_ros.resources import share_path
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,21 @@ def _preset(
     **more: str,
 ) -> Preset:
     """The preset whose parameter file has its name; rgb, depth: image and camera_info below `root`."""
-    topics = [f"{root}/{topic}" for topic in (*rgb, *depth)]
-    return Preset(f"{name}.yaml", root, *topics, frame=frame, **more)
+    return Preset(
+        params=f"{name}.yaml",
+        root=root,
+        rgb_topic=f"{root}/{rgb[0]}",
+        rgb_info_topic=f"{root}/{rgb[1]}",
+        depth_topic=f"{root}/{depth[0]}",
+        depth_info_topic=f"{root}/{depth[1]}",
+        frame=frame,
+        **more,
+    )
 
 
 _KINECT2 = "kinect2_rgb_optical_frame"
 # The driver has no namespace: its depth/camera_info is what our own would be called in the root.
-_AZURE = {"frame": "rgb_camera_link", "output_info_topic": "depth/upsampled/camera_info"}
+_AZURE_INFO = "depth/upsampled/camera_info"
 _REALSENSE = "camera_color_optical_frame"
 PRESETS = {
     "kinect": _preset(
@@ -92,7 +105,8 @@ PRESETS = {
         "",
         ("rgb/image_raw", "rgb/camera_info"),
         ("depth/image_raw", "depth/camera_info"),
-        **_AZURE,
+        "rgb_camera_link",
+        output_info_topic=_AZURE_INFO,
         sim_extrinsics="-0.032 -0.002 0.004 -0.05234 0 0 0.99863",
     ),
     "azure_aligned": _preset(
@@ -100,7 +114,8 @@ PRESETS = {
         "",
         ("rgb/image_raw", "rgb/camera_info"),
         ("depth_to_rgb/image_raw", "depth_to_rgb/camera_info"),
-        **_AZURE,
+        "rgb_camera_link",
+        output_info_topic=_AZURE_INFO,
     ),
     "realsense": _preset(
         "realsense",
@@ -127,3 +142,9 @@ PRESETS = {
     ),
 }
 """Name -> preset: each has a launch file and a parameter file of its name, and `dkn bag --preset` knows it."""
+
+
+def node_parameters(preset: Preset) -> dict[str, Any]:
+    """What the preset's parameter file sets of `dkn_node`."""
+    with open(share_path("config", preset.params), encoding="utf-8") as file:
+        return dict(yaml.safe_load(file)["/**/dkn_node"]["ros__parameters"])
