@@ -113,10 +113,12 @@ def test_remapped_topics_are_those_of_the_source(module: str, topics: dict[str, 
         assert any(re.fullmatch(pattern, topic) for pattern in patterns), topic
 
 
-def test_rviz_topics_are_those_of_its_file() -> None:
-    manager = yaml.safe_load((ROOT / "config" / "dkn.rviz").read_text())["Visualization Manager"]
-    shown = {display["Topic"]["Value"] for display in manager["Displays"]}
-    assert shown == {*shared.RVIZ_TOPICS, *shared.RVIZ_OUTPUTS}
+def test_rviz_is_remapped_to_the_camera_and_the_namespace() -> None:
+    assert shared.rviz_remappings(PRESETS["kinect"], {}) == []
+    found = dict(shared.rviz_remappings(PRESETS["azure"], {"namespace": "robot", "camera": "/front"}))
+    assert found.pop("/kinect/image_raw") == "/front/rgb/image_raw"
+    assert found.pop("/kinect/depth/image_raw") == "/front/depth/image_raw"
+    assert found == {topic: f"/robot{topic}" for topic in shared.RVIZ_OUTPUTS}
 
 
 def test_transport_profile_is_set_unless_the_user_chose_one() -> None:
@@ -152,7 +154,8 @@ with open(os.path.join({str(tmp_path)!r}, name + ".json"), "w") as file:
     assert "in/depth/image:=/kinect/depth/image_raw" in node
     mine, overrides = [after for flag, after in pairwise(node) if flag == "--params-file"]
     assert mine == str(parameters)
-    assert list(yaml.safe_load(Path(overrides).read_text()).values()) == [{"ros__parameters": {"device": "cpu"}}]
+    wanted = {"device": "cpu", "extrinsics": PRESETS["kinect"].sim_extrinsics}
+    assert list(yaml.safe_load(Path(overrides).read_text()).values()) == [{"ros__parameters": wanted}]
 
 
 @needs_launch
