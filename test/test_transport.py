@@ -48,6 +48,7 @@ def arrived(images: dict[str, Any], profile: bool) -> tuple[int, int]:
 
 def test_large_images_arrive_with_the_profile(images: dict[str, Any]) -> None:
     rgb, depth = arrived(images, profile=True)
+    print(f"with the profile, of {COUNT}: colour {rgb}, depth {depth}")
     assert min(rgb, depth) >= NEARLY_ALL, f"of {COUNT}: colour {rgb}, depth {depth}"
 
 
