@@ -167,11 +167,13 @@ def smaller(driver: Driver) -> dict[str, int]:
 @pytest.mark.parametrize("name", DRIVERS)
 def test_preset(name: str, identity_weights: Path) -> None:
     driver, domain = DRIVERS[name], next_domain()
+    width, height = (n // driver.smaller for n in driver.size)
     still = {"frames": 1, "seed": SEED, "rate": 10.0, "truth_every": 1} | smaller(driver)
-    quick = {"warm_up_width": 0, "threads": 1}
+    warm = {"warm_up_width": width, "warm_up_height": height, "threads": 1}
     given = {"weights": str(identity_weights), "device": "cpu"}
-    with started(name, given, domain, still, quick) as (camera, node), peer_in(domain) as peer:
+    with started(name, given, domain, still, warm) as (camera, node), peer_in(domain) as peer:
         probe = Probe(peer, driver)
+        node.wait_for_log("ready: ")
         probe.hear(node)
         for topic in (driver.rgb, driver.depth, driver.rgb_info, driver.depth_info):
             reliabilities = {p.qos_profile.reliability.name for p in peer.node.get_publishers_info_by_topic(topic)}
@@ -179,7 +181,6 @@ def test_preset(name: str, identity_weights: Path) -> None:
         status = Status(peer.until(lambda: _of_node(probe.diagnostics), "diagnostics of the node", node))
         assert camera.status is None and node.status is None
 
-    width, height = (n // driver.smaller for n in driver.size)
     low = tuple(n // driver.smaller for n in driver.depth_size)
     rgb, depth, output, info = probe.rgb[-1], probe.depth[-1], probe.outputs[-1], probe.infos[-1]
 
