@@ -165,8 +165,15 @@ def test_colour_of_every_encoding_is_read_back(rng: np.random.Generator, encodin
 
 def test_depth_seen_from_another_place_is_that_place_s() -> None:
     """Its points, taken to the colour camera, lie on what that sees; and so they do not without the extrinsics."""
-    size = {"width": 160, "height": 120, "frames": 1, "seed": 3, "depth_width": 128, "depth_height": 106}
-    focal = {"focal_length": 0.6, "depth_focal_length": 0.7}
+    size: dict[str, Any] = {
+        "width": 160,
+        "height": 120,
+        "frames": 1,
+        "seed": 3,
+        "depth_width": 128,
+        "depth_height": 106,
+    }
+    focal: dict[str, Any] = {"focal_length": 0.6, "depth_focal_length": 0.7}
     place = "-0.05 0.01 0.004 -0.05234 0 0 0.99863"
     (shot,) = shots(CameraConfig(extrinsics=place, **size, **focal))
     assert shot.depth.shape == (106, 128) and shot.truth.shape == (120, 160)
