@@ -234,19 +234,42 @@ class CameraConfig(Settings):
     )
     width: int = setting(640, "width of the synthetic colour image", 32, 4096)
     height: int = setting(480, "height of the synthetic colour image", 32, 4096)
+    focal_length: float = setting(
+        0.0, "focal length of the synthetic colour camera over the width of its image; 0: the scene's own", 0.0, 10.0
+    )
     factor: int = setting(8, "how many times smaller the depth is than the colour, per axis", 1, 16)
+    depth_width: int = setting(0, "width of the synthetic depth image; 0: by factor", 0, 4096)
+    depth_height: int = setting(0, "height of the synthetic depth image; 0: by factor", 0, 4096)
+    depth_focal_length: float = setting(
+        0.0, "as focal_length, of a depth camera in a place of its own; 0: as the colour camera's", 0.0, 10.0
+    )
+    extrinsics: str = setting(
+        "",
+        "where the depth camera is in the colour camera's optical frame: x y z (metres) qx qy qz qw; empty: there",
+    )
     method: str = setting(
         "area",
         "how the depth is made smaller; area: a sensor's pixel sees the mean of its block; nearest: every n-th pixel",
         choices=("area", "nearest", "bicubic"),
     )
+    registered: str = setting(
+        "",
+        "how smaller depth is brought back to the colour image's size: replicate, sparse; empty: not",
+        choices=("", "replicate", "sparse"),
+    )
     rate: float = setting(30.0, "frames a second", 0.1, 1000.0)
     seed: int = setting(27, "seed of the synthetic scene and of the camera model", 0)
     frames: int = setting(24, "rendered frames of the synthetic scene, played forth and back", 1, 10000)
     count: int = setting(0, "stop after so many frames; 0: go on until told to stop", 0)
+    rgb_encoding: str = setting("rgb8", "colour encoding", choices=("rgb8", "bgr8", "rgba8", "bgra8"))
     encoding: str = setting("16UC1", "depth encoding", choices=("16UC1", "32FC1"))
-    frame_id: str = setting("camera_rgb_optical_frame", "frame of both images")
+    frame_id: str = setting("camera_rgb_optical_frame", "frame of the colour image")
+    depth_frame_id: str = setting("", "frame of the depth image; empty: that of the colour image")
+    empty_header: bool = setting(
+        False, "colour images go out with stamp 0 and no frame, their camera_info with stamp 0"
+    )
     reliability: str = setting("reliable", "QoS of the images", choices=("best_effort", "reliable"))
+    queue_depth: int = setting(5, "queue length (QoS history depth) of the images", 1, 100)
     truth_every: int = setting(
         5, "publish the true depth of about one frame in n on truth/image, if subscribed; 0: never", 0
     )
@@ -277,12 +300,12 @@ class BagConfig(Settings):
     depth_info: str = setting("", "camera_info of the depth image; empty: of the preset, or the one beside the image")
     registration: str = setting(
         NodeConfig.registration,
-        "bring depth of another camera into the colour image; auto: where both images name different frames",
+        "bring depth of another camera into the colour image; auto: as the preset says, or where frames differ",
         choices=("auto", "on", "off"),
     )
     extrinsics: str = setting(
         NodeConfig.extrinsics,
-        "where the depth camera is in the colour camera's frame: tf asks the bag; or x y z (metres) qx qy qz qw",
+        "where the depth camera is in colour's frame: tf asks preset, then bag; or x y z (metres) qx qy qz qw",
     )
     output: str = setting("/depth/upsampled", "topic to write; its camera_info goes beside it")
     encoding: str = setting(

@@ -1,4 +1,4 @@
-"""Pixel geometry: what becomes of camera intrinsics when an image is resized or cropped.
+"""Geometry: what becomes of camera intrinsics when an image is resized or cropped; where one camera is from another.
 
 Everywhere in this package the centre of a pixel lies at a whole coordinate, so the image covers -0.5 .. width - 0.5.
 Resizing by s maps coordinates as c' = s (c + 0.5) - 0.5: it holds the borders of the image in place, not the centre of
@@ -7,8 +7,53 @@ its first pixel.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class Transform:
+    """p_colour = rotation @ p_depth + translation, in metres, between optical frames."""
+
+    rotation: NDArray[np.float64]
+    """3x3."""
+    translation: NDArray[np.float64]
+    """3."""
+
+    @classmethod
+    def of_numbers(cls, numbers: Any) -> Transform:
+        """Of x y z qx qy qz qw, as `static_transform_publisher` takes them for colour frame -> depth frame.
+
+        Raises ValueError, saying what was given and what is wanted, unless these are 7 finite numbers with a quaternion
+        of about unit length.
+        """
+        values = np.asarray(numbers, np.float64)
+        length = float(np.linalg.norm(values[3:])) if values.shape == (7,) else math.nan
+        if not np.isfinite(values).all() or not abs(length - 1) < 0.01:
+            given = " ".join(f"{v:g}" for v in values.ravel()) or "nothing"
+            raise ValueError(f"extrinsics are {given}; wanted: x y z in metres and a unit quaternion qx qy qz qw")
+        x, y, z, w = values[3:] / length
+        rotation = np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+                [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+                [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+            ]
+        )
+        return cls(rotation, values[:3])
+
+    @classmethod
+    def parsed(cls, text: str) -> Transform:
+        """Of 7 numbers in a string, separated by blanks or commas.  Raises ValueError."""
+        try:
+            numbers = [float(part) for part in text.replace(",", " ").split()]
+        except ValueError:
+            raise ValueError(f"extrinsics are {text!r}; wanted: tf, or 7 numbers x y z qx qy qz qw") from None
+        return cls.of_numbers(numbers)
 
 
 def scale_intrinsics(matrix: ArrayLike, scale_x: float, scale_y: float) -> NDArray[np.float64]:

@@ -1,9 +1,11 @@
-"""Depth of a Kinect v1 (driver kinect_ros2), upsampled on its colour image: `ros2 launch dkn_ros kinect.launch.py`.
+"""Depth of a Kinect v1 (driver kinect_ros2), upsampled on its colour image.
 
-`--show-args` lists the arguments; `sim:=true` starts a simulated camera in the place of the Kinect.
+`ros2 launch dkn_ros kinect.launch.py`; `--show-args` lists the arguments;
+`sim:=true` starts a simulated camera in the place of the Kinect.
 """
 
-from dkn_ros.ros.launch_description import PRESETS, describe
+from dkn_ros.ros.launch_description import describe
+from dkn_ros.ros.presets import PRESETS
 
 
 def generate_launch_description():

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 60.0
 """Seconds that anything may take on a busy machine before it counts as broken."""
 FRAME_ID = "camera_rgb_optical_frame"
+PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 needs_rclpy = pytest.mark.skipif(
     not find_spec("rclpy"), reason="rclpy is not installed: it comes with ROS 2, or from PyPI as ros-rclpy[fastrtps]"
@@ -53,9 +54,12 @@ def parameters(**values: Any) -> list[str]:
 
 
 class Process:
-    """A Python module that runs as a process of its own; stdout and stderr go to one log."""
+    """A Python module that runs as a process of its own; stdout and stderr go to one log.
 
-    def __init__(self, module: str, arguments: Sequence[str], domain: int) -> None:
+    profile: whether it has the transport profile, as the launch files give it.
+    """
+
+    def __init__(self, module: str, arguments: Sequence[str], domain: int, profile: bool = True) -> None:
         self._folder = TemporaryDirectory(prefix="dkn_test_")
         self._log = Path(self._folder.name) / "output.log"
         modules = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -68,10 +72,14 @@ class Process:
             "RCUTILS_COLORIZED_OUTPUT": "0",
             "RCUTILS_CONSOLE_OUTPUT_FORMAT": "[{severity}] [{time}] [{name}]: {message}",
         }
+        if profile:
+            environment |= transport_environment(environment)
+        else:
+            environment = {name: value for name, value in environment.items() if name not in PROFILES}
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
-                env=environment | transport_environment(environment),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -115,6 +123,19 @@ class Process:
             assert time.monotonic() < end, f"no handler for {number.name} within {PATIENCE:g} s"
             time.sleep(0.005)  # between two looks at a file
 
+    def written_files(self) -> set[str]:
+        """The files it has open for writing, less its log and what Fast DDS shares on purpose; Linux tells."""
+        folder = Path(f"/proc/{self._process.pid}")
+        if not (folder / "fdinfo").exists():
+            pytest.skip("only Linux tells which files a process has open")
+        found = set()
+        for info in (folder / "fdinfo").iterdir():
+            flags = next(line.split()[1] for line in info.read_text().splitlines() if line.startswith("flags"))
+            path = os.readlink(folder / "fd" / info.name)
+            if int(flags, 8) & os.O_ACCMODE and path.startswith("/") and not path.startswith(("/dev/", "/proc/")):
+                found.add(path)
+        return found - {str(self._log)}
+
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self._process.send_signal(number)
@@ -133,9 +154,9 @@ class Process:
 
 
 @contextmanager
-def running(module: str, arguments: Sequence[str], domain: int) -> Iterator[Process]:
+def running(module: str, arguments: Sequence[str], domain: int, profile: bool = True) -> Iterator[Process]:
     """A process that is ended with the block; its log is printed, which pytest shows when the test fails."""
-    process = Process(module, arguments, domain)
+    process = Process(module, arguments, domain, profile)
     try:
         yield process
     finally:

@@ -390,14 +390,24 @@ def test_frames_that_cannot_be_used_are_counted_and_copied(run: Run, tmp_path: P
 # Which topics.
 
 
-def test_preset_names_the_topics(run: Run, tmp_path: Path, recording: Recording) -> None:
+def test_preset_names_the_topics_and_where_the_depth_camera_is(
+    run: Run, tmp_path: Path, recording: Recording, scenes: list[Shot], small_weights: Path
+) -> None:
     names = {RGB: "/kinect/image_raw", INFO: "/kinect/camera_info", DEPTH: "/kinect/depth/image_raw"}
-    kinect = recording.renamed(names)
-    kinect.items += recording.items  # a second camera, so that the topics must be named
-    target = tmp_path / "out"
-    done = run(kinect.write(tmp_path / "in"), target, "--preset", "kinect")
+    names[DEPTH_INFO] = "/kinect/depth/camera_info"
+    other = recorded(scenes).items
+    kinect = of_two_cameras(recording).renamed(names)
+    kinect.items += other  # a second camera, so that the topics must be named
+    target, source = tmp_path / "out", kinect.write(tmp_path / "in")
+    done = run(source, target, "--preset", "kinect")
     assert done.status == 0
-    assert len(decoded(target, OUTPUT)) == len(decoded(target, OUTPUT_INFO)) == FRAMES
+    found = decoded(target, OUTPUT)
+    assert len(found) == len(decoded(target, OUTPUT_INFO)) == FRAMES
+    wanted = registered(scenes, small_weights, (-0.025, 0.0, 0.0))
+    np.testing.assert_allclose(pixels(found[0][1]), wanted[0], rtol=1e-6)
+    assert run(source, tmp_path / "here", "--preset", "kinect", "--extrinsics", "0.03 0 0 0 0 0 1").status == 0
+    wanted = registered(scenes, small_weights, (0.03, 0.0, 0.0))
+    np.testing.assert_allclose(pixels(decoded(tmp_path / "here", OUTPUT)[0][1]), wanted[0], rtol=1e-6)
 
 
 def test_several_cameras_must_be_named(

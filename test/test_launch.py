@@ -22,8 +22,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dkn_ros.config import PipelineConfig, settings_of
+from dkn_ros.config import NodeConfig, PipelineConfig, settings_of
 from dkn_ros.ros import launch_description as shared
+from dkn_ros.ros.presets import PRESETS, Preset
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
@@ -47,22 +48,58 @@ sys.exit(service.run())
 
 
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
-def test_launch_file_states_a_preset(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without ROS: the file hands a complete preset with absolute topics to the shared description."""
-    presets: list[shared.Preset] = []
-    monkeypatch.setattr(shared, "describe", presets.append)
+def test_launch_file_states_the_preset_of_its_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without ROS: the file hands it to the shared description."""
+    given: list[Preset] = []
+    monkeypatch.setattr(shared, "describe", given.append)
     runpy.run_path(str(path))["generate_launch_description"]()
-    (preset,) = presets
-    assert all(getattr(preset, argument).startswith("/") for argument in shared.INPUTS)
-    assert (ROOT / "config" / preset.params).is_file()
+    assert given == [PRESETS[path.name.removesuffix(".launch.py")]]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_has_its_files_and_topics_below_its_root(name: str) -> None:
+    preset = PRESETS[name]
+    assert ROOT / "launch" / f"{name}.launch.py" in LAUNCH_FILES
+    assert preset.params == f"{name}.yaml" and (ROOT / "config" / preset.params).is_file()
+    topics = shared.topics_of(preset, shared.defaults(preset))
+    assert all(topic.startswith(f"{preset.root}/") for topic in topics.values())
+    another = shared.topics_of(preset, shared.defaults(preset) | {"camera": "front/"})
+    assert another == {name: topic.replace(preset.root, "/front", 1) for name, topic in topics.items()}
 
 
 def test_every_topic_argument_feeds_the_node_and_the_simulated_camera() -> None:
-    topics = {field.name for field in fields(shared.Preset)} - {"params"}
+    topics = {field.name for field in fields(Preset) if field.name.endswith("_topic")} - {"output_info_topic"}
     assert topics == set(shared.INPUTS) == set(shared.CAMERA_OUTPUTS)
-    assert topics | set(shared.OVERRIDES) <= set(shared.DESCRIPTIONS)
+    assert topics | set(shared.OVERRIDES) | {"output_info_topic"} <= set(shared.DESCRIPTIONS)
     assert set(shared.RVIZ_TOPICS.values()) <= topics
-    assert set(shared.OVERRIDES) <= set(settings_of(PipelineConfig))
+    assert set(shared.OVERRIDES) <= set(settings_of(PipelineConfig)) | set(settings_of(NodeConfig))
+    assert set(shared.defaults(PRESETS["kinect"])) == set(shared.DESCRIPTIONS)
+
+
+def test_arguments_reach_the_programs(tmp_path: Path) -> None:
+    """What the test below sees in processes, without ROS launch."""
+    mine = tmp_path / "mine.yaml"
+    mine.touch()
+    given = {"params_file": str(mine), "namespace": "/robot/", "camera": "/front", "rgb_topic": "/my/rgb"}
+    given |= {"device": "cpu", "weights": "1e3"}
+    camera, node = shared.programs(PRESETS["azure"], given, sim=True)
+    assert (camera.name, node.name) == ("sim_camera", "dkn_node")
+    assert camera.overrides == {"extrinsics": PRESETS["azure"].sim_extrinsics}
+    assert node.overrides == {**camera.overrides, "device": "cpu", "weights": "1e3"}
+    assert camera.remappings["depth/image"] == node.remappings["in/depth/image"] == "/front/depth/image_raw"
+    assert camera.remappings["rgb/image"] == node.remappings["in/rgb/image"] == "/my/rgb"
+    assert node.remappings["depth/camera_info"] == "depth/upsampled/camera_info"
+    arguments = node.ros_arguments()
+    assert {"__ns:=/robot", "in/depth/image:=/front/depth/image_raw", 'weights:="1e3"', str(mine)} <= set(arguments)
+    (alone,) = shared.programs(PRESETS["azure"], given)
+    assert alone.overrides == {"device": "cpu", "weights": "1e3"}
+    (alone,) = shared.programs(PRESETS["azure"], {"extrinsics": "tf", "registration": "off"})
+    assert alone.overrides == {"extrinsics": "tf", "registration": "off"}
+
+
+def test_a_parameter_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"params_file is '/none.yaml'; wanted: the path"):
+        shared.programs(PRESETS["kinect"], {"params_file": "/none.yaml"})
 
 
 @pytest.mark.parametrize(
@@ -76,10 +113,12 @@ def test_remapped_topics_are_those_of_the_source(module: str, topics: dict[str, 
         assert any(re.fullmatch(pattern, topic) for pattern in patterns), topic
 
 
-def test_rviz_topics_are_those_of_its_file() -> None:
-    manager = yaml.safe_load((ROOT / "config" / "dkn.rviz").read_text())["Visualization Manager"]
-    shown = {display["Topic"]["Value"] for display in manager["Displays"]}
-    assert shown == {*shared.RVIZ_TOPICS, shared.RVIZ_OUTPUT}
+def test_rviz_is_remapped_to_the_camera_and_the_namespace() -> None:
+    assert shared.rviz_remappings(PRESETS["kinect"], {}) == []
+    found = dict(shared.rviz_remappings(PRESETS["azure"], {"namespace": "robot", "camera": "/front"}))
+    assert found.pop("/kinect/image_raw") == "/front/rgb/image_raw"
+    assert found.pop("/kinect/depth/image_raw") == "/front/depth/image_raw"
+    assert found == {topic: f"/robot{topic}" for topic in shared.RVIZ_OUTPUTS}
 
 
 def test_transport_profile_is_set_unless_the_user_chose_one() -> None:
@@ -115,7 +154,8 @@ with open(os.path.join({str(tmp_path)!r}, name + ".json"), "w") as file:
     assert "in/depth/image:=/kinect/depth/image_raw" in node
     mine, overrides = [after for flag, after in pairwise(node) if flag == "--params-file"]
     assert mine == str(parameters)
-    assert list(yaml.safe_load(Path(overrides).read_text()).values()) == [{"ros__parameters": {"device": "cpu"}}]
+    wanted = {"device": "cpu", "extrinsics": PRESETS["kinect"].sim_extrinsics}
+    assert list(yaml.safe_load(Path(overrides).read_text()).values()) == [{"ros__parameters": wanted}]
 
 
 @needs_launch
@@ -126,7 +166,7 @@ def test_simulated_kinect_gives_upsampled_depth(tmp_path: Path, small_weights: P
     with _launched(prefix, "sim:=true", "device:=cpu", f"weights:={small_weights}") as process:
         image = _first_image("/depth/upsampled", process)
     assert (image.width, image.height, image.encoding) == (640, 480, "32FC1")
-    assert image.header.frame_id == "kinect_camera_optical", "the parameter file did not reach the camera"
+    assert image.header.frame_id == "", "the parameter file did not reach the camera, whose driver names no frame"
 
 
 def _pattern(text: ast.AST) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import setuptools
-import yaml
 
 import dkn_ros
 
@@ -125,12 +124,6 @@ def test_transport_profile_is_the_default_and_holds_large_images() -> None:
     used = [element.text for element in participant.iterfind(".//dds:userTransports/dds:transport_id", space)]
     assert {descriptors[name].findtext("dds:type", namespaces=space) for name in used} == {"SHM", "UDPv4"}
     assert int(root.findtext(".//dds:segment_size", "0", space)) >= 64 << 20
-
-
-def test_rviz_shows_colour_and_both_depths() -> None:
-    displays = yaml.safe_load((ROOT / "config" / "dkn.rviz").read_text())["Visualization Manager"]["Displays"]
-    topics = [display["Topic"]["Value"] for display in displays]
-    assert topics == ["/kinect/image_raw", "/kinect/depth/image_raw", "/depth/upsampled"]
 
 
 def _requirements(name: str) -> list[str]:

@@ -24,8 +24,11 @@ from harness import (
 )
 from numpy.typing import NDArray
 
+from dkn_ros.config import CameraConfig
+from dkn_ros.geometry import Transform
 from dkn_ros.images import read_rgb as read_rgb_file
-from dkn_ros.ros.messages import read_rgb, stamp_ns
+from dkn_ros.ros.messages import read_rgb, rgb_image, stamp_ns
+from dkn_ros.synthetic.source import shots
 
 pytestmark = needs_rclpy
 
@@ -134,6 +137,60 @@ def test_unusable_folder_is_named_in_one_line(tmp_path: Path) -> None:
             assert line.startswith("[FATAL]")
             assert "cannot start: " in line
             assert said in line
+
+
+def test_settings_that_do_not_fit_are_named_in_one_line(tmp_path: Path) -> None:
+    folder = str(write_frames(tmp_path / "frames", count=1))
+    given: list[tuple[dict[str, Any], str]] = [
+        ({"extrinsics": "1 2 3"}, "extrinsics are 1 2 3; wanted: "),
+        ({"source": folder, "extrinsics": "0.1 0 0 0 0 0 1"}, "wanted: source synthetic, or no extrinsics"),
+        ({"depth_width": 320}, "factor is 0.5; wanted: at least 1"),
+    ]
+    for values, said in given:
+        with running(CAMERA, parameters(width=160, height=120, frames=1, **values), next_domain()) as process:
+            assert process.wait() == 1
+            assert "cannot start: " in process.log and said in process.log
+            assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8"])
+def test_colour_of_every_encoding_is_read_back(rng: np.random.Generator, encoding: str) -> None:
+    rgb = rng.integers(0, 256, (5, 7, 3), np.uint8)
+    message = rgb_image(rgb, "frame", encoding)
+    assert (message.encoding, message.step) == (encoding, 7 * (4 if "a" in encoding else 3))
+    np.testing.assert_array_equal(read_rgb(message), rgb)
+    if "a" in encoding:
+        assert set(message.data[3::4]) == {255}
+
+
+def test_depth_seen_from_another_place_is_that_place_s() -> None:
+    """Its points, taken to the colour camera, lie on what that sees; and so they do not without the extrinsics."""
+    size: dict[str, Any] = {
+        "width": 160,
+        "height": 120,
+        "frames": 1,
+        "seed": 3,
+        "depth_width": 128,
+        "depth_height": 106,
+    }
+    focal: dict[str, Any] = {"focal_length": 0.6, "depth_focal_length": 0.7}
+    place = "-0.05 0.01 0.004 -0.05234 0 0 0.99863"
+    (shot,) = shots(CameraConfig(extrinsics=place, **size, **focal))
+    assert shot.depth.shape == (106, 128) and shot.truth.shape == (120, 160)
+    assert (shot.focal_length, *shot.depth_focal_lengths) == pytest.approx((96.0, 89.6, 89.6))
+    v, u = np.nonzero(np.isfinite(shot.depth))
+    z = shot.depth[v, u].astype(np.float64)
+    seen = np.stack([(u + 0.5 - 64) / 89.6 * z, (v + 0.5 - 53) / 89.6 * z, z])
+
+    def error(transform: Transform) -> float:
+        x, y, there = transform.rotation @ seen + transform.translation[:, None]
+        column, row = (np.floor(a / there * 96 + n / 2).astype(int) for a, n in ((x, 160), (y, 120)))
+        inside = (column >= 0) & (column < 160) & (row >= 0) & (row < 120)
+        true = shot.truth[row[inside], column[inside]]
+        return float(np.median(np.abs(there[inside] - true) / true))
+
+    right, wrong = error(Transform.parsed(place)), error(Transform.of_numbers((0, 0, 0, 0, 0, 0, 1)))
+    assert right < 0.01 and wrong > 3 * right
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from dkn_ros.config import BagConfig, PipelineConfig
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros.bag_input import BagError, BagInput, DamagedError
-from dkn_ros.ros.bag_topics import CAMERA_INFO, IMAGE, Topics, choose
+from dkn_ros.ros.bag_topics import CAMERA_INFO, IMAGE, Topics, as_preset, choose
 from dkn_ros.ros.bag_transforms import lookup_in
 from dkn_ros.ros.messages import ImageError, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
 from dkn_ros.ros.registering import registering_of
@@ -95,6 +95,7 @@ def convert(
     way, ValueError for a device and WeightsError for weights that cannot be used, OSError.
     """
     _check_target(source, target, overwrite)
+    config = as_preset(config)
     try:
         return _convert(source, target, config, pipeline_config, salvage=False)
     except DamagedError:

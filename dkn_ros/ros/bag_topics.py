@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from dkn_ros.config import BagConfig
 from dkn_ros.ros.bag_input import BagError, BagInput
-from dkn_ros.ros.launch_description import PRESETS
 from dkn_ros.ros.messages import DEPTH_TYPES
+from dkn_ros.ros.presets import PRESETS, node_parameters
 
 IMAGE, CAMERA_INFO, COMPRESSED = (f"sensor_msgs/msg/{name}" for name in ("Image", "CameraInfo", "CompressedImage"))
 COLOUR = ("rgb8", "bgr8", "rgba8", "bgra8", "8UC3", "8UC4")
@@ -26,6 +27,15 @@ class Topics:
     depth: str
     camera_info: str | None
     depth_info: str | None = None
+
+
+def as_preset(config: BagConfig) -> BagConfig:
+    """`config` with what the preset's parameter file says of registration, where the settings are the defaults."""
+    if config.preset not in PRESETS:
+        return config
+    said = node_parameters(PRESETS[config.preset])
+    names = [name for name in ("registration", "extrinsics") if getattr(config, name) == getattr(BagConfig, name)]
+    return dataclasses.replace(config, **{name: said[name] for name in names if name in said})
 
 
 def choose(bag: BagInput, store: Any, config: BagConfig) -> Topics:

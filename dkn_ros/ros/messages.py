@@ -209,14 +209,20 @@ def registration(rgb: CameraInfo | None, depth: CameraInfo | None) -> str:
     return "depth is seen from the colour camera"
 
 
-def rgb_image(rgb: NDArray[np.uint8], frame_id: str) -> Image:
-    """A sensor_msgs/Image (rgb8) of an HxWx3 image; the stamp is left 0."""
+def rgb_image(rgb: NDArray[np.uint8], frame_id: str, encoding: str = "rgb8") -> Image:
+    """A sensor_msgs/Image of an HxWx3 image in RGB order; alpha is opaque, the stamp is left 0.
+
+    encoding: one of COLOUR_LAYOUTS with three channels of colour.
+    """
     from sensor_msgs.msg import Image
 
     height, width = rgb.shape[:2]
-    msg = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+    pixel_bytes, channels = COLOUR_LAYOUTS[encoding]
+    pixels = np.full((height, width, pixel_bytes), 255, np.uint8)
+    pixels[:, :, channels] = rgb
+    msg = Image(height=height, width=width, encoding=encoding, step=pixel_bytes * width)
     msg.header.frame_id = frame_id
-    msg.data = array("B", np.ascontiguousarray(rgb).tobytes())
+    msg.data = array("B", pixels.tobytes())
     return msg
 
 
@@ -230,16 +236,22 @@ def depth_image(depth: NDArray[np.float32], encoding: str, frame_id: str) -> Ima
     return msg
 
 
-def camera_info(width: int, height: int, focal_length: float, frame_id: str) -> CameraInfo:
-    """A CameraInfo of a camera without distortion that looks through the centre of its image; the stamp is left 0."""
+def camera_info(
+    width: int, height: int, focal_length: float, frame_id: str, focal_length_y: float | None = None
+) -> CameraInfo:
+    """A CameraInfo of a camera without distortion that looks through the centre of its image; the stamp is left 0.
+
+    focal_length_y: pixels, where pixels are not square.
+    """
     from sensor_msgs.msg import CameraInfo
 
     info = CameraInfo(width=width, height=height, distortion_model="plumb_bob", d=[0.0] * 5)
     info.header.frame_id = frame_id
     x, y = (width - 1) / 2, (height - 1) / 2
-    info.k = [focal_length, 0.0, x, 0.0, focal_length, y, 0.0, 0.0, 1.0]
+    down = focal_length if focal_length_y is None else focal_length_y
+    info.k = [focal_length, 0.0, x, 0.0, down, y, 0.0, 0.0, 1.0]
     info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-    info.p = [focal_length, 0.0, x, 0.0, 0.0, focal_length, y, 0.0, 0.0, 0.0, 1.0, 0.0]
+    info.p = [focal_length, 0.0, x, 0.0, 0.0, down, y, 0.0, 0.0, 0.0, 1.0, 0.0]
     return info
 
 

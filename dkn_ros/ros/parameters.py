@@ -83,7 +83,8 @@ def _yaml_lines(kind: type[Settings]) -> str:
     lines = []
     for name, (_, default, known) in settings_of(kind).items():
         lines.append(f"    # {known.description}{' [live]' if known.live else ''}")
-        lines.append(f"    #{name}: {str(default).lower() if isinstance(default, bool) else default}")
+        shown = str(default).lower() if isinstance(default, bool) else str(default) or '""'
+        lines.append(f"    #{name}: {shown}")
     return "\n".join(lines)
 
 

@@ -118,7 +118,7 @@ class Probe(Node):
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in msg.status:
             values = {item.key: item.value for item in status.values}
-            if status.name == STATUS:
+            if status.name.endswith(STATUS):
                 self.sent = int(values[SENT])
             elif "pairs" in values:
                 self.node_status, self.node_message = values, _sentence(status)

@@ -6,9 +6,7 @@ transform comes from parameters or from a function that asks TF.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from dkn_ros.calibration import Calibration
 from dkn_ros.config import BagConfig, NodeConfig
 from dkn_ros.depth import to_metres
+from dkn_ros.geometry import Transform
 from dkn_ros.registration import Registration
 from dkn_ros.ros.messages import ImageError, scaled_camera_info
 
@@ -24,47 +23,6 @@ if TYPE_CHECKING:
     from sensor_msgs.msg import CameraInfo
 
     from dkn_ros.ros.matchers import Pair
-
-
-@dataclass(frozen=True)
-class Transform:
-    """p_colour = rotation @ p_depth + translation, in metres, between optical frames."""
-
-    rotation: NDArray[np.float64]
-    """3x3."""
-    translation: NDArray[np.float64]
-    """3."""
-
-    @classmethod
-    def of_numbers(cls, numbers: Any) -> Transform:
-        """Of x y z qx qy qz qw, as `static_transform_publisher` takes them for colour frame -> depth frame.
-
-        Raises ValueError, saying what was given and what is wanted, unless these are 7 finite numbers with a quaternion
-        of about unit length.
-        """
-        values = np.asarray(numbers, np.float64)
-        length = float(np.linalg.norm(values[3:])) if values.shape == (7,) else math.nan
-        if not np.isfinite(values).all() or not abs(length - 1) < 0.01:
-            given = " ".join(f"{v:g}" for v in values.ravel()) or "nothing"
-            raise ValueError(f"extrinsics are {given}; wanted: x y z in metres and a unit quaternion qx qy qz qw")
-        x, y, z, w = values[3:] / length
-        rotation = np.array(
-            [
-                [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-                [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-                [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-            ]
-        )
-        return cls(rotation, values[:3])
-
-    @classmethod
-    def parsed(cls, text: str) -> Transform:
-        """Of 7 numbers in a string, separated by blanks or commas.  Raises ValueError."""
-        try:
-            numbers = [float(part) for part in text.replace(",", " ").split()]
-        except ValueError:
-            raise ValueError(f"extrinsics are {text!r}; wanted: tf, or 7 numbers x y z qx qy qz qw") from None
-        return cls.of_numbers(numbers)
 
 
 Lookup = Callable[[str, str], "Transform | str"]

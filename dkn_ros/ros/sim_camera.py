@@ -1,8 +1,8 @@
 """`sim_camera`: a simulated RGB-D camera for demonstrations and tests.
 
-Published   rgb/image (rgb8), rgb/camera_info, depth/image (16UC1 or 32FC1), depth/camera_info,
+Published   rgb/image, rgb/camera_info, depth/image (16UC1 or 32FC1), depth/camera_info,
             truth/image (32FC1, the true depth of some frames, if subscribed), /diagnostics (frames sent)
-Parameters  CameraConfig of `config.py`
+Parameters  CameraConfig of `config.py`; those in the files of config/ make it behave like a camera's driver
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dkn_ros.synthetic.source import Shot, shots
 SENT = "sent"
 """Key of the frame count in the camera's diagnostics."""
 STATUS = "sim_camera: frames"
-"""Name of the camera's status there."""
+"""What the name of the camera's status there ends with; its namespace comes before."""
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 LAST_WORDS_SECONDS = 1.0
 """How long it stays after its last frame, so that reliable messages arrive."""
@@ -57,7 +57,7 @@ class SimCamera(Node):
         self.config = parameters.declare(self, CameraConfig)
         self.done = False
         self.sent = 0
-        profile = qos(self.config.reliability, 5)
+        profile = qos(self.config.reliability, self.config.queue_depth)
         self._rgb = self.create_publisher(Image, "rgb/image", profile)
         self._rgb_info = self.create_publisher(CameraInfo, "rgb/camera_info", profile)
         self._depth = self.create_publisher(Image, "depth/image", profile)
@@ -75,19 +75,24 @@ class SimCamera(Node):
         self.create_timer(1.0, self._report)
 
     def _messages(self, shot: Shot) -> _Messages:
-        frame_id = self.config.frame_id
-        height, width = shot.truth.shape
-        info = camera_info(width, height, shot.focal_length, frame_id)
-        small = camera_info(shot.depth.shape[1], shot.depth.shape[0], shot.focal_length / self.config.factor, frame_id)
-        depth = depth_image(shot.depth, self.config.encoding, frame_id)
-        return _Messages(rgb_image(shot.rgb, frame_id), info, depth, small, depth_image(shot.truth, "32FC1", frame_id))
+        c = self.config
+        colour_frame, depth_frame = c.frame_id, c.depth_frame_id or c.frame_id
+        (height, width), (rows, columns), (across, down) = shot.truth.shape, shot.depth.shape, shot.depth_focal_lengths
+        return _Messages(
+            rgb_image(shot.rgb, "" if c.empty_header else colour_frame, c.rgb_encoding),
+            camera_info(width, height, shot.focal_length, colour_frame),
+            depth_image(shot.depth, c.encoding, depth_frame),
+            camera_info(columns, rows, across, depth_frame, down),
+            depth_image(shot.truth, "32FC1", colour_frame),
+        )
 
     def _send(self) -> None:
         if self.done or (self.config.wait and self.sent == 0 and not self._heard()):
             return
         frame = next(self._frames)
         stamp: Time = self.get_clock().now().to_msg()
-        for message in (frame.rgb, frame.rgb_info, frame.depth, frame.depth_info, frame.truth):
+        stamped = (frame.depth, frame.depth_info, frame.truth)
+        for message in stamped if self.config.empty_header else (frame.rgb, frame.rgb_info, *stamped):
             message.header.stamp = stamp
         # The truth first: who compares has it when the result comes.
         if has_truth(self.sent, self.config.truth_every) and self._truth.get_subscription_count():
@@ -108,7 +113,8 @@ class SimCamera(Node):
         message = f"{self.sent} frames sent" if self.sent else "waiting for a subscriber"
         stamp = self.get_clock().now().to_msg()
         values = {SENT: str(self.sent), "source": self.config.source}
-        self._diagnostics.publish(diagnostic_array(stamp, STATUS, "simulated", Level.OK, message, values))
+        name = self.get_namespace().strip("/") + "/" + STATUS
+        self._diagnostics.publish(diagnostic_array(stamp, name.lstrip("/"), "simulated", Level.OK, message, values))
 
 
 def has_truth(frame: int, every: int) -> bool:

@@ -64,21 +64,33 @@ class Camera:
 
 def render(world: World, camera: Camera) -> tuple[Array, Array]:
     """Linear colour HxWx3 in 0..1 and depth HxW in metres (z, not the distance along the ray)."""
-    inverse = np.linalg.inv(world.axes.astype(np.float64))
-    origin = np.einsum("nij,nj->ni", inverse, camera.position - world.centre)
-    direction = inverse @ camera.rotation.astype(np.float64)
-    bounds = _bounds(world, camera)
-    depth = np.full((camera.height, camera.width), np.inf, np.float32)
-    which = np.full(depth.shape, -1, np.int32)
     as32 = np.float32
-    _cast(world.shape, origin.astype(as32), direction.astype(as32), bounds, as32(camera.focal_length), depth, which)
-    colour = np.zeros((*depth.shape, 3), np.float32)
+    depth, which, inverse = _seen(world, camera)
+    colour = np.zeros((*depth.shape, 3), as32)
     _shade(
         world.shape, world.centre, inverse.astype(as32), np.linalg.norm(world.axes, axis=1).astype(as32),
         world.texture, world.colours, world.grain, world.lamp.astype(as32), as32(world.ambient),
         camera.position.astype(as32), camera.rotation.astype(as32), as32(camera.focal_length), depth, which, colour,
     )  # fmt: skip
     return colour, depth
+
+
+def render_depth(world: World, camera: Camera) -> Array:
+    """The depth of `render`, without the time that the light takes."""
+    return _seen(world, camera)[0]
+
+
+def _seen(world: World, camera: Camera) -> tuple[Array, NDArray[np.int32], NDArray[np.float64]]:
+    """Depth, which primitive each pixel sees, and the inverse of the primitives' axes."""
+    as32 = np.float32
+    inverse = np.linalg.inv(world.axes.astype(np.float64))
+    origin = np.einsum("nij,nj->ni", inverse, camera.position - world.centre)
+    direction = inverse @ camera.rotation.astype(np.float64)
+    depth = np.full((camera.height, camera.width), np.inf, np.float32)
+    which = np.full(depth.shape, -1, np.int32)
+    bounds, focal_length = _bounds(world, camera), as32(camera.focal_length)
+    _cast(world.shape, origin.astype(as32), direction.astype(as32), bounds, focal_length, depth, which)
+    return depth, which, inverse
 
 
 def _bounds(world: World, camera: Camera) -> NDArray[np.int64]:

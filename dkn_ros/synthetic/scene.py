@@ -290,15 +290,18 @@ class Scene:
             if best > 0.9:
                 break
 
-    def camera(self, width: int = 640, height: int = 480, time: float = 0.0) -> Camera:
-        """Where the camera is at `time` (seconds): it sways and turns slowly about its place."""
+    def camera(self, width: int = 640, height: int = 480, time: float = 0.0, focal_length: float = 0.0) -> Camera:
+        """Where the camera is at `time` (seconds): it sways and turns slowly about its place.
+
+        focal_length: over the width of the image; 0: the scene's own.
+        """
         sway = np.array([0.12 * np.sin(0.9 * time), 0.05 * np.sin(0.7 * time), 0.08 * np.sin(0.5 * time)], np.float32)
         rotation = _look(self._yaw + 0.1 * np.sin(0.6 * time), self._pitch + 0.04 * np.sin(0.8 * time))
-        return Camera(width, height, self._focal * width, self._position + rotation @ sway, rotation)
+        return Camera(width, height, (focal_length or self._focal) * width, self._position + rotation @ sway, rotation)
 
-    def frame(self, width: int = 640, height: int = 480, time: float = 0.0) -> Frame:
+    def frame(self, width: int = 640, height: int = 480, time: float = 0.0, focal_length: float = 0.0) -> Frame:
         """What `camera` sees."""
-        camera = self.camera(width, height, time)
+        camera = self.camera(width, height, time, focal_length)
         colour, depth = render(self.world, camera)
         return Frame(self._develop(colour), depth, camera.focal_length)
 

@@ -1,0 +1,13 @@
+"""Depth of a RealSense that its driver has aligned, upsampled on its colour image.
+
+`ros2 launch dkn_ros realsense_aligned.launch.py`; `--show-args` lists the arguments;
+`sim:=true` starts a simulated camera in the place of the camera.
+"""
+
+from dkn_ros.ros.launch_description import describe
+from dkn_ros.ros.presets import PRESETS
+
+
+def generate_launch_description():
+    """The description that ROS 2 launch asks for."""
+    return describe(PRESETS["realsense_aligned"])
