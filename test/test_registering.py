@@ -13,7 +13,7 @@ from harness import Bench, image, needs_rclpy, next_domain, parameters, peer_in,
 
 from dkn_ros.config import NodeConfig
 from dkn_ros.ros.messages import ImageError
-from dkn_ros.ros.registering import Registering, Transform, calibration_of, registering_of, tf_lookup
+from dkn_ros.ros.registering import Registering, Transform, calibration_of, registering_by, tf_lookup
 
 COLOUR, DEPTH = "colour_optical", "depth_optical"
 WIDTH, HEIGHT = 160, 120
@@ -141,7 +141,7 @@ def test_numbers_of_a_transform() -> None:
 @pytest.mark.parametrize("text", ["", "1 2 3", "0 0 0 0 0 0 0", "0 0 0 0 0 0 2", "a b c d e f g", "nan 0 0 0 0 0 1"])
 def test_what_is_no_transform_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"extrinsics are .*; wanted: "):
-        registering_of(NodeConfig(extrinsics=text), never)
+        registering_by(never, NodeConfig(extrinsics=text))
 
 
 def test_without_tf2_ros_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ from dkn_ros.ros.messages import registration
 from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs
 from dkn_ros.ros.process import on_signals, run
 from dkn_ros.ros.qos import qos
-from dkn_ros.ros.registering import Registering, registering_of, tf_lookup
+from dkn_ros.ros.registering import Registering, registering_by, tf_lookup
 from dkn_ros.ros.sync import PairSynchroniser, make_synchroniser
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class DknNode(ManagedNode):
         from dkn_ros.pipeline import Pipeline
 
         c = self.config
-        registering = registering_of(c, self._lookup)
+        registering = registering_by(self._lookup, c)
         pipeline = Pipeline(self.pipeline_config)
         self._warm_up(pipeline)
         self.statistics = Statistics()

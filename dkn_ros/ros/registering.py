@@ -178,13 +178,8 @@ def _key(info: CameraInfo) -> tuple[Any, ...]:
     return (info.width, info.height, tuple(info.k), tuple(info.d), info.distortion_model, *region)
 
 
-def registering_of(config: NodeConfig, lookup: Lookup) -> Registering:
-    """As a node's parameters say.  Raises ValueError for extrinsics that are none."""
-    return registering_by(tf_lookup(node), config)
-
-
 def registering_by(lookup: Lookup, config: NodeConfig | BagConfig) -> Registering:
-    """The same where something else than the node's TF knows the transforms."""
+    """As parameters say; `lookup` knows the transforms.  Raises ValueError for extrinsics that are none."""
     extrinsics = None if config.extrinsics == "tf" else Transform.parsed(config.extrinsics)
     return Registering(config.registration, extrinsics, lookup)
 
