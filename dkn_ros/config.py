@@ -96,6 +96,9 @@ class PipelineConfig(Settings):
         "number type of the feature towers; auto takes bfloat16 on CUDA and on CPUs that gain by it, else float32",
         choices=("auto", "float32", "bfloat16"),
     )
+    fallback: bool = setting(
+        True, "go on with the CPU where the GPU cannot be used or fails, and say so; false: that is an error"
+    )
     threads: int = setting(
         0, "CPU threads of the network; 0 takes every core, less one where there are more than two", 0, 256
     )
