@@ -43,7 +43,11 @@ setup(
         "matplotlib",
         "tqdm",
     ],
-    extras_require={"ros": ["ros-rclpy[fastrtps]", "ros-sensor-msgs", "ros-diagnostic-msgs"], "bag": ["rosbags"]},
+    extras_require={
+        "ros": ["ros-rclpy[fastrtps]", "ros-sensor-msgs", "ros-diagnostic-msgs"],
+        "bag": ["rosbags"],
+        "onnx": ["onnx", "onnxscript"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

@@ -49,7 +49,7 @@ def _enhance(given: argparse.Namespace) -> int:
     rgb, depth = read_rgb(Path(given.rgb)), read_depth(Path(given.depth), given.depth_unit)
     for x, y in pixels:
         check_pixel(x, y, rgb.shape[1], rgb.shape[0])
-    pipeline = Pipeline(_settings(PipelineConfig, ENHANCE_FLAGS, given))
+    pipeline = Pipeline(_settings(PipelineConfig, ENHANCE_FLAGS, given, fallback=False))
     if given.depth_unit == "raw":
         write_depth(output, pipeline.filter_raw(rgb, depth), unit="raw")
     else:
@@ -100,7 +100,7 @@ def _bag(given: argparse.Namespace) -> int:
         raise ImportError("bags are read with the package rosbags; install it with: pip install rosbags") from error
 
     config = _settings(BagConfig, tuple(settings_of(BagConfig)), given)
-    pipeline_config = _settings(PipelineConfig, ENHANCE_FLAGS, given)
+    pipeline_config = _settings(PipelineConfig, ENHANCE_FLAGS, given, fallback=False)
     report = bag.convert(Path(given.source), Path(given.target), config, pipeline_config, given.overwrite)
     print(report)
     for loss in report.losses:
@@ -123,7 +123,8 @@ def _evaluate(given: argparse.Namespace) -> int:
     if given.json and not Path(given.json).parent.is_dir():  # before the work, not after it
         raise ValueError(f"no folder {Path(given.json).parent} for the JSON file; make it first")
     sources = ",".join(given.weights or [PipelineConfig().weights]).split(",")
-    pipelines = [Pipeline(_settings(PipelineConfig, EVALUATE_FLAGS, given, weights=source)) for source in sources]
+    base = _settings(PipelineConfig, EVALUATE_FLAGS, given, fallback=False)
+    pipelines = [Pipeline(dataclasses.replace(base, weights=source)) for source in sources]
     networks, baselines, about = select(pipelines, given.baselines.split(","))
     blocks = evaluate(
         networks, baselines, Path(given.folder), given.tests.split(","), factors, given.every, given.sequence
@@ -159,7 +160,7 @@ def _benchmark(given: argparse.Namespace) -> int:
     if given.plot and Path(given.plot).suffix != ".png":
         raise ValueError(f"plot is {given.plot}; wanted: a name that ends with .png")
     keep_freed_memory()  # as the node does
-    config = _settings(PipelineConfig, BENCHMARK_FLAGS, given)
+    config = _settings(PipelineConfig, BENCHMARK_FLAGS, given, fallback=False)
     sizes, precisions = read_sizes(given.sizes), read_precisions(given.precisions)
     document = run(Plan(sizes, config, precisions, given.factor, given.frames, given.reference))
     document["command"] = shlex.join(["dkn", *given.arguments])
@@ -212,6 +213,15 @@ def _weights_import(given: argparse.Namespace) -> int:
 
     card = import_checkpoint(Path(given.checkpoint), Path(given.output), given.ratio)
     print(f"{given.output}: {card.model}, options {card.options}, sha256 {card.sha256}")
+    return 0
+
+
+def _weights_export(given: argparse.Namespace) -> int:
+    from dkn_ros.export import export_onnx, read_size
+
+    width, height = read_size(given.size)
+    inputs = export_onnx(given.weights, width, height, Path(given.output))
+    print(f"{given.output}: inputs {', '.join(f'{name} {shape}' for name, shape in inputs.items())}")
     return 0
 
 
@@ -306,7 +316,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _command(commands, "parameters", "print a ROS parameter file with every parameter and its default", _parameters)
 
-    weights = commands.add_parser("weights", help="list, show or import weight files").add_subparsers(
+    weights = commands.add_parser("weights", help="list, show, import or export weight files").add_subparsers(
         dest="action", required=True, metavar="ACTION"
     )
     _command(weights, "list", "the weights that come with the package", _weights_list, "weights list")
@@ -317,6 +327,13 @@ def _parser() -> argparse.ArgumentParser:
     bring.add_argument("--output", metavar="FILE", required=True, help="the .safetensors file, its card goes beside it")
     bring.add_argument(
         "--ratio", type=float, metavar="R", help="the ratio it was trained for; others then work at the size that fits"
+    )
+    give = _command(weights, "export", "write a network for another runtime", _weights_export, "weights export")
+    give.add_argument("weights", metavar="NAME|FILE")
+    give.add_argument("-o", "--output", metavar="FILE.onnx", required=True)
+    give.add_argument("--format", choices=("onnx",), default="onnx", help="onnx: for TensorRT, ONNX Runtime and others")
+    give.add_argument(
+        "--size", metavar="WxH", default="640x480", help="of the images; it is fixed in the file (640x480)"
     )
     return parser
 

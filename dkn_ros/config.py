@@ -106,6 +106,9 @@ class PipelineConfig(Settings):
         choices=("auto", "float32", "bfloat16"),
         live=True,
     )
+    fallback: bool = setting(
+        True, "go on with the CPU where the GPU cannot be used or fails, and say so; false: that is an error"
+    )
     threads: int = setting(
         0, "CPU threads of the network; 0 takes every core, less one where there are more than two", 0, 256
     )

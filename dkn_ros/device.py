@@ -8,14 +8,35 @@ import gc
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 WORTHWHILE = 1.3
 """A smaller gain in speed is not worth the digits; and so much no measurement is off."""
+
+
+class Cuda(NamedTuple):
+    """Whether this machine's GPU can be used."""
+
+    available: bool
+    complaint: str = ""
+    """Why not, where the driver is there and does not serve, as one that is too old; empty where there is none."""
+
+
+@cache  # PyTorch gives the reason once in a process
+def cuda_state() -> Cuda:
+    """What PyTorch finds here, asked once."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return Cuda(True)
+    lines = [line for warning in said for line in str(warning.message).strip().splitlines()[:1]]
+    return Cuda(False, lines[0].removeprefix("CUDA initialization: ") if lines else "")
 
 
 def resolve_device(requested: str, cuda_available: bool) -> torch.device:

@@ -10,9 +10,6 @@ finds there is what fills them.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numba
@@ -21,15 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dkn_ros.blocks import guidance_blocks, target_blocks
 from dkn_ros.buffers import Buffers
+from dkn_ros.clock import StageClock
 from dkn_ros.confidence import confidence as write_confidence
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import check_depth, to_metres
-from dkn_ros.device import available_cores, bfloat16_gain, resolve_device, resolve_precision, resolve_threads
+from dkn_ros.device import available_cores, cuda_state, resolve_threads
+from dkn_ros.engine import Engine, activated
+from dkn_ros.fallback import Ladder, ways_of
 from dkn_ros.flying import forget_flying
-from dkn_ros.models.fdkn import Heads, pad, sampling_grid
-from dkn_ros.models.inference import prepared
+from dkn_ros.models.fdkn import Heads, pad
 from dkn_ros.postprocess import back_project, forget_beyond, reach
 from dkn_ros.preprocess import (
     Target,
@@ -43,7 +41,7 @@ from dkn_ros.preprocess import (
 )
 from dkn_ros.resampling import resample
 from dkn_ros.resolution import Resolution, covered_size, covering
-from dkn_ros.sampling.fused import Finish, average_of_heads
+from dkn_ros.sampling.fused import Finish
 from dkn_ros.traits import traits_of
 from dkn_ros.weights import load_model
 
@@ -80,28 +78,8 @@ class Guidance:
     """None for a network without guidance."""
     milliseconds: float
     """How long it took."""
-
-
-class StageClock:
-    """Times stages of one frame; on a GPU each stage waits for its own work, so that it is charged with it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.milliseconds: dict[str, float] = {}
-        self._device = device
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what happens inside the `with`; a stage that comes again adds up."""
-        start = time.perf_counter()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1e3 * (time.perf_counter() - start)
-
-    def timings(self) -> dict[str, float]:
-        """Milliseconds of the stages so far, and of the whole."""
-        return {**self.milliseconds, "whole": 1e3 * (time.perf_counter() - self._start)}
+    engine: Engine
+    """What made it; another one has no use for it."""
 
 
 class Pipeline:
@@ -109,27 +87,45 @@ class Pipeline:
 
     It keeps the arrays of a frame for the next one, which makes it fast for a stream of images of one size.  `config`
     may be replaced between two frames; of its fields those count that are `live`.
-    Raises WeightsError for weights and ValueError for a device that cannot be used.
+    Where a GPU fails it goes on by the next best way, see `fallback`, and says so in `notes`.
+    Raises WeightsError for weights and ValueError for a device that cannot be used and has no substitute.
     """
 
     def __init__(self, config: PipelineConfig | None = None) -> None:
         self.config = config or PipelineConfig()
-        self.device = resolve_device(self.config.device, torch.cuda.is_available())
         self.threads = resolve_threads(self.config.threads, available_cores())
         torch.set_num_threads(self.threads)
+        ways, notes = ways_of(self.config.device, cuda_state(), self.config.fallback)
         self.model, self.card = load_model(self.config.weights)
-        self._prepare()
-        self._grid, self._offset_scale = sampling_grid(self.model.options)
+        self._asked_precision = self.config.precision
+        self._ladder = Ladder(ways, lambda way: Engine(self.model, way, self._asked_precision), notes)
         self._buffers = Buffers()
         self._resolution = Resolution(self.config.depth_resolution)
 
-    def _prepare(self) -> None:
-        """Make the towers ready in the precision that `config` asks for."""
-        self._asked_precision = self.config.precision
-        self.precision = resolve_precision(self._asked_precision, self.device, bfloat16_gain)
-        self._guidance, self._target = (
-            tower and prepared(tower, self.device, self.precision) for tower in (self.model.guidance, self.model.target)
-        )
+    @property
+    def engine(self) -> Engine:
+        """What runs the network; another one after a fall."""
+        return self._ladder.engine
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.engine.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Number type of the towers; it goes with the device."""
+        return self.engine.precision
+
+    @property
+    def path(self) -> str:
+        """The way in use: device, and form of the deformable average."""
+        return str(self._ladder.way)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What went wrong with devices and how it went on, a line each, oldest first; any frame may add to them."""
+        return tuple(self._ladder.notes)
 
     def release(self) -> None:
         """Free the arrays that are kept for the next frame; it will make them anew."""
@@ -160,8 +156,19 @@ class Pipeline:
         _check_out("out", out, (height, width))
         if confidence is not None:
             _check_out("confidence", confidence, (height, width))
-        clock, buffers = StageClock(self.device), self._buffers
-        same = self._begin()
+        self._begin()
+        return self._ladder.run(lambda: self._enhance(rgb, depth, guidance, out, confidence))
+
+    def _enhance(
+        self,
+        rgb: NDArray[np.uint8],
+        depth: NDArray,
+        guidance: Guidance | None,
+        out: FloatImage,
+        confidence: FloatImage | None,
+    ) -> Enhanced:
+        height, width = rgb.shape[:2]
+        clock, buffers, engine = StageClock(self.device), self._buffers, self.engine
         with clock.stage("preprocess"):
             metres = self.metres(depth, (height, width))
             blind = bool(np.isnan(metres, out=buffers.array("unknown", metres.shape, np.bool_)).all())
@@ -176,8 +183,8 @@ class Pipeline:
         with clock.stage("preprocess"):
             target = target_image(metres, size[1], size[0], guess, buffers)
         with clock.stage("guidance"):
-            fits = same and guidance is not None and guidance.size == size and guidance.rgb is rgb
-            guidance_heads = guidance.heads if guidance and fits else self._look(rgb, size, buffers)
+            known = guidance and guidance.size == size and guidance.rgb is rgb and guidance.engine is engine
+            guidance_heads = guidance.heads if guidance and known else engine.look(rgb, size, buffers)
         share = self.card.back_projection * target.traits.trust(target.ratio)
         # Nothing more can be done to what is NaN: so only what is last makes it.
         direct = size == (height, width)
@@ -206,11 +213,14 @@ class Pipeline:
         """
         check_rgb(rgb)
         self._begin()
-        clock = StageClock(self.device)
+        return self._ladder.run(lambda: self._look(rgb, depth_size))
+
+    def _look(self, rgb: NDArray[np.uint8], depth_size: tuple[int, int]) -> Guidance:
+        clock, engine = StageClock(self.device), self.engine
         rows, columns = covered_size(self._resolution.size(depth_size), rgb.shape[:2], self.config.depth_covers)
         size = working_size(rgb.shape[:2], (rows, columns), self.card.ratios)
-        heads = self._look(rgb, size, self._buffers)
-        return Guidance(rgb, size, heads, clock.timings()["whole"])
+        heads = engine.look(rgb, size, self._buffers)
+        return Guidance(rgb, size, heads, clock.timings()["whole"], engine)
 
     def metres(self, depth: NDArray, colour: tuple[int, int]) -> FloatImage:
         """Depth as the network gets it: float32 metres, NaN invalid, on the grid of its measurements, see `resolution`.
@@ -251,7 +261,7 @@ class Pipeline:
         if np.isnan(pooled, out=buffers.array("blank", pooled.shape, np.bool_)).all():
             return None
         target = target_image(pooled, width, height, buffers=buffers)
-        heads = self._look(rgb, (height, width), buffers)
+        heads = self.engine.look(rgb, (height, width), buffers)
         result = buffers.array("result", (height, width))
         self._filter(heads, target, np.inf, buffers, result, StageClock(self.device))
         return resample(result, metres.shape[1], metres.shape[0], buffers.part("guess"))
@@ -272,10 +282,13 @@ class Pipeline:
         everywhere, nowhere = np.ones_like(scaled), np.zeros_like(scaled)
         target = Target(scaled, everywhere, nowhere, 0.0, 1.0, 1.0, traits_of(scaled, 1.0, 1.0))
         self._begin()
+        return self._ladder.run(lambda: self._filter_raw(rgb, target))
+
+    def _filter_raw(self, rgb: NDArray[np.uint8], target: Target) -> FloatImage:
+        height, width = target.image.shape
         padded, guidance_heads, target_heads = self.heads(rgb, target)
-        with torch.inference_mode():
-            filtered = self.model.filter(padded, guidance_heads, target_heads)
-        return np.ascontiguousarray(filtered[0, 0, : scaled.shape[0], : scaled.shape[1]].float().cpu().numpy())
+        filtered = self.engine.filter(padded, guidance_heads, target_heads)
+        return np.ascontiguousarray(filtered[0, 0, :height, :width].float().cpu().numpy())
 
     def warm_up(self, width: int, height: int, depth_width: int, depth_height: int) -> float:
         """Run once on made-up images of these sizes, so that no frame waits for compilers; returns milliseconds."""
@@ -289,33 +302,21 @@ class Pipeline:
 
         Returns the target 1x1xH'xW', padded to whole strides, and the heads of the guidance and of the target tower.
         """
-        padded = pad(torch.from_numpy(target.image)[None, None]).to(self.device)
-        guidance_heads = self._look(rgb, (target.image.shape[0], target.image.shape[1]), self._buffers)
-        target_heads = _activated(self._target_heads(target, self._buffers))
-        return padded, guidance_heads and _activated(guidance_heads), target_heads
+        engine, size = self.engine, (target.image.shape[0], target.image.shape[1])
+        padded = pad(torch.from_numpy(target.image)[None, None]).to(engine.device)
+        guidance_heads = engine.look(rgb, size, self._buffers)
+        target_heads = activated(engine.target_heads(target, self._buffers))
+        return padded, guidance_heads and activated(guidance_heads), target_heads
 
-    def _begin(self) -> bool:
-        """Take the settings that may have changed since the last frame; whether heads made before still fit."""
+    def _begin(self) -> None:
+        """Take the settings that may have changed since the last frame."""
         numba.set_num_threads(min(self.threads, _NUMBA_POOL))  # numba keeps the number for each thread that asks
-        if self.config.precision == self._asked_precision:
-            return True
-        self._prepare()
-        return False
+        if self.config.precision != self._asked_precision:
+            self._asked_precision = self.config.precision
+            self._ladder.renew()
 
     def _working_size(self, rgb: NDArray[np.uint8], metres: FloatImage) -> tuple[int, int]:
         return working_size(rgb.shape[:2], metres.shape, self.card.ratios)
-
-    @torch.inference_mode()
-    def _look(self, rgb: NDArray[np.uint8], size: tuple[int, int], buffers: Buffers) -> Heads | None:
-        if self._guidance is None:
-            return None
-        small = shrink(rgb, size[1], size[0], buffers)
-        return self._guidance(guidance_blocks(small, self.model.options, self.precision, buffers).to(self.device))
-
-    @torch.inference_mode()
-    def _target_heads(self, target: Target, buffers: Buffers) -> Heads:
-        assert self._target is not None
-        return self._target(target_blocks(target, self.model.options, self.precision, buffers).to(self.device))
 
     def _filter(
         self,
@@ -327,33 +328,18 @@ class Pipeline:
         clock: StageClock,
     ) -> None:
         """Run the rest of the network on `target` and write metres into `out`, NaN beyond `fill_distance`."""
+        engine = self.engine
         with clock.stage("target"):
-            target_heads = self._target_heads(target, buffers)
+            target_heads = engine.target_heads(target, buffers)
         # No surface lies outside the range that was measured; the network's overshoot does: clipped.
         strength = self.card.strength_at(target.ratio, target.traits.antialiased)
-        farthest = min(fill_distance, float(np.finfo(np.float32).max))
-        finish = Finish(strength, target.low, target.high, True, target.distance, farthest)
+        distance = target.distance if np.isfinite(fill_distance) else None
+        finish = Finish(strength, target.low, target.high, True, distance, fill_distance)
         with clock.stage("average"):
-            if self.device.type == "cpu":
-                grid, scale, residual = self._grid.numpy(), self._offset_scale, self.model.options.residual
-                guided = None if guidance_heads is None else (guidance_heads[0][0], guidance_heads[1][0])
-                heads = target_heads[0][0], target_heads[1][0]
-                average_of_heads(target.image, guided, heads, residual, grid, scale, out, finish, buffers, logits=True)
-            else:
-                padded = pad(torch.from_numpy(target.image)[None, None].to(self.device))
-                with torch.inference_mode():
-                    filtered = self.model.filter(
-                        padded, guidance_heads and _activated(guidance_heads), _activated(target_heads)
-                    )
-                height, width = out.shape
-                finish.apply(filtered[0, 0, :height, :width].float().cpu().numpy(), target.image, out)
+            engine.average(guidance_heads, target_heads, target.image, finish, out, buffers)
 
 
 def _check_out(name: str, out: FloatImage, size: tuple[int, int]) -> None:
     if out.shape != size or out.dtype != np.float32 or not out.flags.c_contiguous:
         given = f"{out.dtype} of shape {out.shape}" + ("" if out.flags.c_contiguous else ", not contiguous")
         raise ValueError(f"{name} is {given}; wanted: C-contiguous float32 of shape {size}")
-
-
-def _activated(heads: Heads) -> Heads:
-    return torch.sigmoid(heads[0]), heads[1]

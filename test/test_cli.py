@@ -85,7 +85,7 @@ ALL = list(commands(cli._parser()))
 def test_the_commands_are_there() -> None:
     wanted = {"enhance", "demo", "evaluate", "train", "weights"}
     assert wanted <= {name[0] for name in ALL if name}
-    assert {("weights", "list"), ("weights", "show"), ("weights", "import")} <= set(ALL)
+    assert {("weights", "list"), ("weights", "show"), ("weights", "import"), ("weights", "export")} <= set(ALL)
 
 
 @pytest.mark.parametrize("name", ALL, ids=lambda name: " ".join(("dkn", *name)))
@@ -272,6 +272,9 @@ def test_evaluate_takes_every_nth_frame(run: Run, frames: Path, small_weights: P
         (("demo", "--seconds", "0.5"), "dkn demo: seconds is 0.5; wanted: at least 1"),
         (("weights", "show", "nothing"), "dkn weights show: weights are 'nothing'; wanted: one of "),
         (("weights", "import", "nothing", "--output", "x.safetensors"), "dkn weights import: no checkpoint nothing"),
+        (("weights", "export", "fdkn", "-o", "x.pt"), "dkn weights export: output is x.pt; wanted: a name that ends"),
+        (("weights", "export", "fdkn", "-o", "/nowhere/x.onnx"), "dkn weights export: no folder /nowhere for x.onnx"),
+        (("weights", "export", "fdkn", "-o", "x.onnx", "--size", "64"), "dkn weights export: size is '64'; wanted: W"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
 )

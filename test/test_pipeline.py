@@ -15,6 +15,7 @@ from conftest import MakeModel
 from numpy.typing import NDArray
 
 from dkn_ros.config import PipelineConfig
+from dkn_ros.device import Cuda
 from dkn_ros.pipeline import Enhanced, Pipeline
 from dkn_ros.preprocess import target_image
 from dkn_ros.weights import WeightsError, save_weights
@@ -515,9 +516,9 @@ def test_threads_and_precision_are_those_asked_for(make: MakePipeline) -> None:
 def test_what_cannot_be_used_is_refused_when_it_is_made(
     make: MakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("dkn_ros.pipeline.cuda_state", lambda: Cuda(False))
     with pytest.raises(ValueError, match="device is 'cuda' but PyTorch finds no CUDA device"):
-        make(device="cuda")
+        make(device="cuda", fallback=False)
     assert make(device="auto").device == torch.device("cpu")
     with pytest.raises(WeightsError, match="no weight file"):
         make(weights=str(tmp_path / "absent.safetensors"))

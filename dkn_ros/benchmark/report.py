@@ -69,13 +69,14 @@ def table(document: dict[str, Any]) -> str:
 
 
 def _about(document: dict[str, Any]) -> str:
-    facts = document["machine"]
+    facts, path = document["machine"], "; ".join((document["path"], *document["path_notes"]))
     gpu = f"{facts['gpu']}, " if facts["gpu"] else ""
     cpu = f"{facts['cpu']}, {_number_of(facts['threads'], 'thread')} on {_number_of(facts['cores'], 'core')}"
     return (
         f"{gpu}{cpu}, {' '.join(facts['instructions']) or 'no known instruction set'}\n"
         f"torch {facts['torch']}, numba {facts['numba']}, OpenCV {facts['opencv']}, dkn_ros {facts['dkn_ros']}\n"
-        f"weights {document['weights']}, depth {document['factor']} times smaller than colour, without holes"
+        f"weights {document['weights']}, depth {document['factor']} times smaller than colour, without holes\n"
+        f"run on {path}"
     )
 
 

@@ -88,6 +88,7 @@ def run(plan: Plan) -> dict[str, Any]:
     missing = _classical_missing()
     document: dict[str, Any] = {
         "factor": plan.factor, "weights": plan.config.weights, "device": str(device), "threads": pipelines[0].threads,
+        "path": pipelines[0].path, "path_notes": list(pipelines[0].notes),
         "memory_method": "", "results": [], "average": {}, "classical": [], "classical_missing": missing,
     }  # fmt: skip
     opencv_threads = cv2.getNumThreads()
@@ -253,7 +254,7 @@ def average_alone(pipeline: Pipeline, plan: Plan, bar: tqdm) -> dict[str, Any]:
         "plain": lambda: reference.deformable_average(image, weight, offset, WINDOW),
         "sampling": lambda: deformable_average(image, weight, offset),
         "plain_from_heads": eager,
-        "pipeline_from_heads": lambda: model.filter(image, guidance_heads, target_heads),
+        "pipeline_from_heads": lambda: pipeline.engine.filter(image, guidance_heads, target_heads),
     }
     if not plan.reference or (bytes_available(device) or 1 << 62) < bytes_needed(width, height, model):
         del forms["published"]

@@ -5,7 +5,7 @@ Published   /diagnostics
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dkn_ros.config import NodeConfig
@@ -70,10 +70,12 @@ class Monitor:
         about: Mapping[str, str],
         device: str,
         asleep: str,
+        notes: Sequence[str],
     ) -> None:
         """Look, log and publish.
 
         about: what else the diagnostics state, see `about_pipeline`.  asleep: why the node does not listen, if so.
+        notes: of the pipeline, on devices.
         """
         now, sync, view = statistics.snapshot(), synchroniser.state(), self._peers.look()
         inputs = Inputs(
@@ -86,7 +88,8 @@ class Monitor:
             sync.by_arrival,
             asleep,
         )
-        found = findings(now, inputs, config, view.unheard, view.beside)
+        devices = [Finding(Level.WARN, f"device: {note}", note, counted=False) for note in notes]
+        found = findings(now, inputs, config, view.unheard, [*devices, *view.beside])
         self._log(found)
         values = status_values(now, sync, synchroniser.slop, synchroniser.name, config)
         values |= {"rgb publishers": inputs.rgb_publishers, "depth publishers": inputs.depth_publishers, **about}
@@ -110,6 +113,7 @@ def about_pipeline(pipeline: Pipeline) -> dict[str, str]:
 
     return {
         "device": str(pipeline.device),
+        "path": pipeline.path,
         "precision": str(pipeline.precision).removeprefix("torch."),
         "threads": str(pipeline.threads),
         **{f"{name} (MB)": f"{used / 1e6:.1f}" for name, used in memory_in_use(pipeline.device).items()},

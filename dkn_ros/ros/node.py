@@ -249,9 +249,8 @@ class DknNode(ManagedNode):
             self.monitor.tell(*self._at_rest(), str(e.pipeline.device), lifecycle | about)
             return
         asleep = "" if self._inputs else self._asleep()
-        self.monitor.report(
-            self.config, self.statistics, e.synchroniser, lifecycle | about, str(e.pipeline.device), asleep
-        )
+        device, notes = str(e.pipeline.device), e.pipeline.notes
+        self.monitor.report(self.config, self.statistics, e.synchroniser, lifecycle | about, device, asleep, notes)
 
     def _at_rest(self) -> tuple[Level, str]:
         if self.complaint:

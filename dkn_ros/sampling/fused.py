@@ -148,6 +148,11 @@ class Finish:
     reach: float = 0.0
     """Largest distance that is within reach."""
 
+    def numbers(self) -> tuple[float, ...]:
+        """Strength, low, span, least, most and reach, as the compiled forms take them."""
+        least, most = (0.0, 1.0) if self.clipped else (-np.inf, np.inf)
+        return self.strength, self.low, self.high - self.low, least, most, self.reach
+
     def apply(self, total: Array, image: Array, out: Array) -> None:
         """The same in NumPy, for sums that were made elsewhere; all HxW."""
         np.subtract(total, image, out=out)
@@ -222,10 +227,8 @@ def average_of_heads(
     padded = (buffers or Buffers()).array("padded", shape)
     _pad(depth, STRIDE * rows, STRIDE * columns, padded)
     gw, go, tw, to = (_channels_last(head) for head in (*(guidance or target), *target))
-    ends = (0.0, 1.0) if finish.clipped else (-np.inf, np.inf)
-    numbers = (finish.strength, finish.low, finish.high - finish.low, *ends, finish.reach)
     distance = _EVERYWHERE if finish.distance is None else finish.distance
-    as_float32 = tuple(np.float32(n) for n in numbers)
+    as_float32 = tuple(np.float32(n) for n in finish.numbers())
     forms = guidance is not None, logits, residual
     _average(padded, gw, go, tw, to, *forms, base, np.float32(scale), as_float32, distance, out)
 

@@ -1,0 +1,31 @@
+"""How long the stages of a frame take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class StageClock:
+    """Times stages of one frame; on a GPU each stage waits for its own work, so that it is charged with it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.milliseconds: dict[str, float] = {}
+        self._device = device
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what happens inside the `with`; a stage that comes again adds up."""
+        start = time.perf_counter()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1e3 * (time.perf_counter() - start)
+
+    def timings(self) -> dict[str, float]:
+        """Milliseconds of the stages so far, and of the whole."""
+        return {**self.milliseconds, "whole": 1e3 * (time.perf_counter() - self._start)}

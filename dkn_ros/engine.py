@@ -1,0 +1,166 @@
+"""The network on one device, by one way of running it: towers made ready and the average in one of its forms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dkn_ros.blocks import guidance_blocks, target_blocks
+from dkn_ros.buffers import Buffers
+from dkn_ros.device import bfloat16_gain, resolve_precision
+from dkn_ros.models.fdkn import FDKN, STRIDE, Heads, pad, sampling_grid
+from dkn_ros.models.inference import prepared
+from dkn_ros.preprocess import Target, shrink
+from dkn_ros.sampling.fused import Finish, average_of_heads
+
+FloatImage = NDArray[np.float32]
+
+NUMBA, TRITON, PYTORCH = "numba", "Triton", "PyTorch"
+CLOSE = 1e-3
+"""Largest difference of Triton's result on a trial from that of plain operations; of images in 0..1."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where the network runs, and the form of the deformable average there."""
+
+    device: torch.device
+    average: str
+    """NUMBA on a CPU; TRITON or PYTORCH, which is plain operations, on a GPU."""
+
+    def __str__(self) -> str:
+        return f"{self.device} with {self.average}"
+
+
+class TritonError(RuntimeError):
+    """Triton cannot serve here: it is missing, does not compile, does not start, or gives wrong numbers."""
+
+
+class Engine:
+    """Towers and average, ready for frames; for one thread at a time.
+
+    precision: float32, bfloat16 or auto, see `device.resolve_precision`.
+    Raises RuntimeError, as PyTorch does, for a device that cannot be used, and TritonError after a trial of its kernel.
+    """
+
+    def __init__(self, model: FDKN, way: Way, precision: str = "auto") -> None:
+        self.model, self.way = model, way
+        self.device = way.device
+        self.precision = resolve_precision(precision, self.device, bfloat16_gain)
+        if self.device.type == "cuda" and self.precision == torch.float32:
+            torch.backends.cudnn.allow_tf32 = False  # float32 as asked for, not with 10 bits of it
+        self._guidance, self._target = (
+            tower and prepared(tower, self.device, self.precision) for tower in (model.guidance, model.target)
+        )
+        self._grid, self._offset_scale = sampling_grid(model.options)
+        self._grid = self._grid.to(self.device)
+        if way.average == TRITON:
+            self._try_triton()
+
+    @torch.inference_mode()
+    def look(self, rgb: NDArray[np.uint8], size: tuple[int, int], buffers: Buffers) -> Heads | None:
+        """The guidance tower's heads for a colour image at `size` (height, width); None for a depth-only network."""
+        if self._guidance is None:
+            return None
+        small = shrink(rgb, size[1], size[0], buffers)
+        return self._guidance(guidance_blocks(small, self.model.options, self.precision, buffers).to(self.device))
+
+    @torch.inference_mode()
+    def target_heads(self, target: Target, buffers: Buffers) -> Heads:
+        """The target tower's heads; their weights, as those of `look`, come before the sigmoid."""
+        assert self._target is not None
+        return self._target(target_blocks(target, self.model.options, self.precision, buffers).to(self.device))
+
+    @torch.inference_mode()
+    def average(
+        self,
+        guidance_heads: Heads | None,
+        target_heads: Heads,
+        image: FloatImage,
+        finish: Finish,
+        out: FloatImage,
+        buffers: Buffers,
+    ) -> None:
+        """Filter `image` by what `look` and `target_heads` gave, finish it and write it into `out`; both HxW."""
+        if self.way.average == PYTORCH:
+            padded = pad(torch.from_numpy(image)[None, None].to(self.device))
+            filtered = self.model.filter(padded, guidance_heads and activated(guidance_heads), activated(target_heads))
+            height, width = out.shape
+            finish.apply(filtered[0, 0, :height, :width].float().cpu().numpy(), image, out)
+            return
+        grid, scale, residual = self._grid, self._offset_scale, self.model.options.residual
+        guided = None if guidance_heads is None else (guidance_heads[0][0], guidance_heads[1][0])
+        heads = target_heads[0][0], target_heads[1][0]
+        if self.way.average == NUMBA:
+            average_of_heads(image, guided, heads, residual, grid.numpy(), scale, out, finish, buffers, logits=True)
+            return
+        depth = torch.from_numpy(image).to(self.device)
+        distance = None if finish.distance is None else torch.from_numpy(finish.distance).to(self.device)
+        torch.from_numpy(out).copy_(self._by_triton(depth, guided, heads, finish, distance, logits=True))
+
+    @torch.inference_mode()
+    def filter(self, target: Tensor, guidance_heads: Heads | None, target_heads: Heads) -> Tensor:
+        """As `FDKN.filter`, with tensors of this device and a batch of one."""
+        if self.way.average != TRITON:
+            return self.model.filter(target, guidance_heads, target_heads)
+        guided = None if guidance_heads is None else (guidance_heads[0][0], guidance_heads[1][0])
+        heads = target_heads[0][0], target_heads[1][0]
+        return self._by_triton(target[0, 0].float(), guided, heads, Finish(), None, logits=False)[None, None]
+
+    def _by_triton(
+        self,
+        depth: Tensor,
+        guidance: Heads | None,
+        target: Heads,
+        finish: Finish,
+        distance: Tensor | None,
+        logits: bool,
+    ) -> Tensor:
+        result, grid, residual = torch.empty_like(depth), self._grid, self.model.options.residual
+        try:
+            from dkn_ros.sampling import cuda
+
+            cuda.average_of_heads(
+                depth, guidance, target, residual, grid, self._offset_scale, result, finish, distance, logits
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # its compiler, the linker that it calls and its driver raise what they like
+            raise TritonError(first_line(error)) from error
+        return result
+
+    @torch.inference_mode()
+    def _try_triton(self) -> None:
+        """Run the kernel on a small image and compare: compilers of another age and new hardware can surprise."""
+        chance, rows, columns = torch.Generator().manual_seed(0), 3, 5
+        count = len(self._grid)
+        heads = [
+            torch.randn(1, channels, rows, columns, generator=chance).to(self.device, self.precision)
+            for channels in (16 * count, 32 * count)
+        ]
+        image = torch.rand(STRIDE * rows, STRIDE * columns, generator=chance).numpy()
+        guidance, target = (heads[0], heads[1]) if self.model.options.guided else None, (heads[0], heads[1])
+        found = np.empty_like(image)
+        self.average(guidance, target, image, Finish(), found, Buffers())
+        wide = (heads[0].float(), heads[1].float())
+        padded = torch.from_numpy(image)[None, None].to(self.device)
+        filtered = self.model.filter(padded, guidance and activated(wide), activated(wide))
+        wanted = filtered[0, 0].cpu().numpy()
+        difference = float(np.abs(found - wanted).max())
+        if not difference < CLOSE:
+            raise TritonError(f"its result on a trial is off by {difference:.3g}")
+
+
+def activated(heads: Heads) -> Heads:
+    """Heads with their weights through the sigmoid, as `FDKN.filter` takes them."""
+    return torch.sigmoid(heads[0]), heads[1]
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the advice and stack that PyTorch and Triton add; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
