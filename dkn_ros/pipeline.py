@@ -10,8 +10,6 @@ finds there is what fills them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numba
 import numpy as np
 import torch
@@ -27,6 +25,7 @@ from dkn_ros.device import available_cores, cuda_state, resolve_threads
 from dkn_ros.engine import Engine, activated
 from dkn_ros.fallback import Ladder, ways_of
 from dkn_ros.flying import forget_flying
+from dkn_ros.frame import Enhanced, Guidance, check_out
 from dkn_ros.models.fdkn import Heads, pad
 from dkn_ros.postprocess import back_project, forget_beyond, reach
 from dkn_ros.preprocess import (
@@ -50,36 +49,6 @@ FloatImage = NDArray[np.float32]
 LEAST_SHARE = 0.05
 """A smaller share of a step of back-projection is not worth its time."""
 _NUMBA_POOL = numba.get_num_threads()
-
-
-@dataclass(frozen=True)
-class Enhanced:
-    """The result of one frame."""
-
-    depth: FloatImage
-    """HxW metres on the colour grid, NaN where nothing can be known: beyond `fill_distance` from measured depth."""
-    timings: dict[str, float]
-    """Milliseconds of every stage, in order, and of the `whole`."""
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """HxW, where `depth` is trusted; made anew each time."""
-        return ~np.isnan(self.depth)
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """What the network sees in a colour image, see `Pipeline.look`."""
-
-    rgb: NDArray[np.uint8]
-    size: tuple[int, int]
-    """Height and width of the grid that the network works on."""
-    heads: Heads | None
-    """None for a network without guidance."""
-    milliseconds: float
-    """How long it took."""
-    engine: Engine
-    """What made it; another one has no use for it."""
 
 
 class Pipeline:
@@ -153,9 +122,9 @@ class Pipeline:
         height, width = rgb.shape[:2]
         if out is None:
             out = np.empty((height, width), np.float32)
-        _check_out("out", out, (height, width))
+        check_out("out", out, (height, width))
         if confidence is not None:
-            _check_out("confidence", confidence, (height, width))
+            check_out("confidence", confidence, (height, width))
         self._begin()
         return self._ladder.run(lambda: self._enhance(rgb, depth, guidance, out, confidence))
 
@@ -337,9 +306,3 @@ class Pipeline:
         finish = Finish(strength, target.low, target.high, True, distance, fill_distance)
         with clock.stage("average"):
             engine.average(guidance_heads, target_heads, target.image, finish, out, buffers)
-
-
-def _check_out(name: str, out: FloatImage, size: tuple[int, int]) -> None:
-    if out.shape != size or out.dtype != np.float32 or not out.flags.c_contiguous:
-        given = f"{out.dtype} of shape {out.shape}" + ("" if out.flags.c_contiguous else ", not contiguous")
-        raise ValueError(f"{name} is {given}; wanted: C-contiguous float32 of shape {size}")
