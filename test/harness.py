@@ -6,6 +6,7 @@ for a condition and not for a time.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -14,11 +15,12 @@ import subprocess
 import sys
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,11 +42,30 @@ needs_rclpy = pytest.mark.skipif(
 
 Result = TypeVar("Result")
 _numbers = itertools.count()
+_locks: deque[int] = deque()
 
 
 def next_domain() -> int:
-    """A ROS domain that no other test of this process uses, and most likely no other test process (102 to 199)."""
-    return 102 + (7 * os.getpid() + next(_numbers)) % 98
+    """A ROS domain that no other test uses at the moment, of this process or of another one on this machine.
+
+    102 to 199, of which 98 are enough: the last eight that were given out stay locked, the older ones are free again.
+    """
+    first = 7 * os.getpid()
+    folder = Path(gettempdir()) / f"dkn_ros_domains_{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for _ in range(98):
+        domain = 102 + (first + next(_numbers)) % 98
+        lock = os.open(folder / str(domain), os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        _locks.append(lock)
+        if len(_locks) > 8:
+            os.close(_locks.popleft())
+        return domain
+    raise RuntimeError("98 ROS domains are in use by other tests on this machine; end some of them")
 
 
 def parameters(**values: Any) -> list[str]:
