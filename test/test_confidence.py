@@ -25,6 +25,7 @@ from dkn_ros.confidence import (
 from dkn_ros.config import PipelineConfig
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.preprocess import Target, target_image
+from dkn_ros.synthetic.confidence_fit import fit, frames
 from dkn_ros.synthetic.degradation import KINECT, CameraModel, degrade
 from dkn_ros.synthetic.scene import Scene
 
@@ -189,3 +190,23 @@ def test_a_later_frame_makes_no_array_of_an_images_size() -> None:
         assert tracemalloc.get_traced_memory()[1] < 16_000
     finally:
         tracemalloc.stop()
+
+
+def test_the_fit_finds_what_made_the_data(rng: np.random.Generator) -> None:
+    wanted = np.array([-0.9, -0.5, 1.5])
+    features = np.column_stack([rng.uniform(0, 6, (40000, 2)), np.ones(40000)])
+    right = rng.random(40000) < 1 / (1 + np.exp(-features @ wanted))
+    np.testing.assert_allclose(fit(features, right), wanted, atol=0.1)
+
+
+def test_the_fit_of_a_small_room_gives_numbers_of_the_right_sign() -> None:
+    """Steeper, more corrected, farther from measured depth or coarser: less sure."""
+    pipeline = Pipeline(PipelineConfig(device="cpu", precision="float32"))
+    cameras = [CameraModel(2, "area"), CameraModel(8, "area", shadows=1, blobs=3)]
+    found = list(frames(pipeline, (9200,), cameras, 160, 120))
+    assert len(found) == len(cameras)
+    features, errors, confidences = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    numbers = np.array([SPREAD, CORRECTION, DISTANCE, RATIO, BIAS])
+    np.testing.assert_allclose(confidences, 1 / (1 + np.exp(-features @ numbers)), atol=1e-3)
+    spread, correction, distance, ratio, bias = fit(features, errors < WITHIN)
+    assert spread < 0 and correction < 0 and distance < 0 and ratio < 0 < bias
