@@ -12,7 +12,8 @@ The network says nothing of its own doubts, but what goes wrong leaves traces in
 
 The five numbers are a logistic regression on rendered scenes (12 rooms through 17 cameras: 1 to 16 times smaller, means
 and samples, a Kinect v1's noise, time of flight, holes) with the shipped weights, see `synthetic/confidence_fit.py`;
-sharper features and more of them gained little.  On 8 other rooms through 10 of these cameras (seeds 2000 to 2007, 24 million pixels):
+sharper features and more of them gained little.  On 8 other rooms through 10 of these cameras (seeds 2000 to 2007, 24
+million pixels):
 
     confidence    share of pixels   of them within 2 %   mean error
     below 0.1            2 %               12 %            17.6 %
