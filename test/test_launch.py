@@ -166,7 +166,7 @@ def test_simulated_kinect_gives_upsampled_depth(tmp_path: Path, small_weights: P
     with _launched(prefix, "sim:=true", "device:=cpu", f"weights:={small_weights}") as process:
         image = _first_image("/depth/upsampled", process)
     assert (image.width, image.height, image.encoding) == (640, 480, "32FC1")
-    assert image.header.frame_id == "", "the parameter file did not reach the camera, whose driver names no frame"
+    assert image.header.frame_id == "kinect_rgb", "the parameter file did not reach the camera"
 
 
 def _pattern(text: ast.AST) -> str:

@@ -48,7 +48,7 @@ OVERRIDES = ("device", "weights", "registration", "extrinsics")
 RVIZ_TOPICS = {"/kinect/image_raw": "rgb_topic", "/kinect/depth/image_raw": "depth_topic"}
 """Topic that `config/dkn.rviz` shows -> topic argument that it is remapped to."""
 
-RVIZ_OUTPUTS = ("/depth/upsampled",)
+RVIZ_OUTPUTS = ("/depth/preview", "/depth/points")
 """What it shows of the node, as in the root namespace."""
 
 DESCRIPTIONS = {
