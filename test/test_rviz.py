@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import needs_rclpy, next_domain, peer_in, running
+from harness import PATIENCE, needs_rclpy, next_domain, peer_in, running
 
 from dkn_ros.ros import launch_description as shared
 from dkn_ros.ros.presets import PRESETS
@@ -46,6 +46,14 @@ def test_displays_hear_publishers_of_any_reliability_and_keep_no_queue() -> None
             assert qos["Depth"] <= 2
 
 
+def test_it_opens_on_colour_depth_and_points() -> None:
+    shown = {d["Name"]: d["Topic"]["Value"] for d in manager()["Displays"]}
+    assert shown["Colour"] == PRESETS["kinect"].rgb_topic
+    assert shown["Depth upsampled"] == "/depth/preview" and shown["Points"] == "/depth/points"
+    # The launch files name the frame of their camera; without them it is the first preset's.
+    assert manager()["Global Options"]["Fixed Frame"] == PRESETS["kinect"].frame
+
+
 @needs_rclpy
 @pytest.mark.parametrize(("name", "namespace"), [("kinect", ""), ("realsense", "robot")])
 def test_every_display_has_its_topic_and_type(name: str, namespace: str, identity_weights: Path) -> None:
@@ -77,5 +85,5 @@ def test_every_display_has_its_topic_and_type(name: str, namespace: str, identit
             topics = peer.node.get_topic_names_and_types()
             return {(topic, kind) for topic, kinds in topics for kind in kinds if peer.node.count_publishers(topic)}
 
-        peer.spin(lambda: wanted <= published() or first.status is not None or second.status is not None, 60.0)
+        peer.spin(lambda: wanted <= published() or first.status is not None or second.status is not None, PATIENCE)
         assert wanted <= published(), f"RViz would wait for {sorted(wanted - published())}"

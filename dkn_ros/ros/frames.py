@@ -118,7 +118,7 @@ class Frames:
         done = time.perf_counter()
         if self._stopped:
             return
-        header = _header(pair)
+        header = _header(pair, self._infos.get("rgb"))
         self._outputs.publish(Result(header, rgb, enhanced.depth, self._infos.get("rgb")))
         end = time.perf_counter()
         latency_ms = 1e3 * (time.monotonic() - arrival)
@@ -145,9 +145,11 @@ class Frames:
         self._logger.warning(f"pair refused: {text}", throttle_duration_sec=QUIET_SECONDS)
 
 
-def _header(pair: Pair) -> Header:
-    """The header of the colour image."""
+def _header(pair: Pair, info: CameraInfo | None) -> Header:
+    """The header of the colour image, and what a driver has left empty there as far as it is known."""
     header: Header = pair.rgb.header
     if stamp_ns(header.stamp) == 0:  # a driver without a clock: the best we know is when the image came
         header.stamp.sec, header.stamp.nanosec = divmod(pair.rgb_stamp_ns, 1_000_000_000)
+    if not header.frame_id and info is not None:
+        header.frame_id = info.header.frame_id
     return header

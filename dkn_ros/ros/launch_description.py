@@ -39,16 +39,13 @@ CAMERA_OUTPUTS = {
 }
 """Topic argument -> relative topic that `sim_camera` publishes, so that it stands in for the driver."""
 
-OUTPUT_INFO = "depth/camera_info"
-"""The node's own name of what `output_info_topic` names."""
-
 OVERRIDES = ("device", "weights", "registration", "extrinsics")
 """Arguments that are parameters of `dkn_node` of the same name and, when given, override the parameter file."""
 
 RVIZ_TOPICS = {"/kinect/image_raw": "rgb_topic", "/kinect/depth/image_raw": "depth_topic"}
 """Topic that `config/dkn.rviz` shows -> topic argument that it is remapped to."""
 
-RVIZ_OUTPUTS = ("/depth/upsampled",)
+RVIZ_OUTPUTS = ("/depth/preview", "/depth/points")
 """What it shows of the node, as in the root namespace."""
 
 DESCRIPTIONS = {
@@ -57,7 +54,6 @@ DESCRIPTIONS = {
     "rgb_info_topic": "camera_info of the colour image",
     "depth_topic": "depth image of the camera, 16UC1 or 32FC1",
     "depth_info_topic": "camera_info of the depth image",
-    "output_info_topic": "camera_info of the upsampled depth, relative to the namespace",
     "params_file": "parameter file (YAML) of dkn_node and sim_camera",
     "namespace": "namespace of the nodes and of the output topics; empty: the root",
     "registration": "auto, on or off: bring the depth into the colour image; empty: as in the parameter file",
@@ -94,7 +90,7 @@ class Program:
 def defaults(preset: Preset) -> dict[str, str]:
     """The value of every launch argument that is not given."""
     values = dict.fromkeys(DESCRIPTIONS, "") | {"sim": "false", "rviz": "false"}
-    values |= {name: getattr(preset, name) for name in (*INPUTS, "output_info_topic")}
+    values |= {name: getattr(preset, name) for name in INPUTS}
     return values | {"params_file": str(share_path("config", preset.params))}
 
 
@@ -113,10 +109,9 @@ def programs(preset: Preset, given: Mapping[str, str], sim: bool = False) -> lis
         overrides = {"extrinsics": preset.sim_extrinsics} | overrides
         camera = {"extrinsics": overrides["extrinsics"]}
     surroundings = values["namespace"], values["params_file"]
-    outputs = {OUTPUT_INFO: values["output_info_topic"]} if values["output_info_topic"] != OUTPUT_INFO else {}
     inputs = {topic: topics[name] for name, topic in INPUTS.items()}
     sent = {topic: topics[name] for name, topic in CAMERA_OUTPUTS.items()}
-    node = Program(NODE, *surroundings, overrides, inputs | outputs)
+    node = Program(NODE, *surroundings, overrides, inputs)
     return [Program(CAMERA, *surroundings, camera, sent), node] if sim else [node]
 
 

@@ -31,8 +31,6 @@ class Preset:
     depth_info_topic: str
     frame: str
     """Of the colour image, as the driver names it."""
-    output_info_topic: str = "depth/camera_info"
-    """Name of the output's camera_info, relative to the namespace."""
     sim_extrinsics: str = ""
     """Where the depth camera of the simulated camera is, which sends no TF; empty: at the colour camera's place."""
 
@@ -59,8 +57,6 @@ def _preset(
 
 
 _KINECT2 = "kinect2_rgb_optical_frame"
-# The driver has no namespace: its depth/camera_info is what our own would be called in the root.
-_AZURE_INFO = "depth/upsampled/camera_info"
 _REALSENSE = "camera_color_optical_frame"
 PRESETS = {
     "kinect": _preset(
@@ -106,7 +102,6 @@ PRESETS = {
         ("rgb/image_raw", "rgb/camera_info"),
         ("depth/image_raw", "depth/camera_info"),
         "rgb_camera_link",
-        output_info_topic=_AZURE_INFO,
         sim_extrinsics="-0.032 -0.002 0.004 -0.05234 0 0 0.99863",
     ),
     "azure_aligned": _preset(
@@ -115,7 +110,6 @@ PRESETS = {
         ("rgb/image_raw", "rgb/camera_info"),
         ("depth_to_rgb/image_raw", "depth_to_rgb/camera_info"),
         "rgb_camera_link",
-        output_info_topic=_AZURE_INFO,
     ),
     "realsense": _preset(
         "realsense",
