@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 
 import dkn_ros
 from dkn_ros import cli
-from dkn_ros.config import DemoConfig, PipelineConfig, settings_of
+from dkn_ros import commands as work
+from dkn_ros.commands import ENHANCE_FLAGS
+from dkn_ros.config import DemoConfig, PipelineConfig
 from dkn_ros.models import FDKN, FDKNOptions
 from dkn_ros.pipeline import Pipeline
+from dkn_ros.settings import settings_of
 from dkn_ros.weights import load_model, shipped_cards
 
 CPU = ("--device", "cpu", "--precision", "float32", "--threads", "1")
@@ -102,7 +105,7 @@ def test_every_command_has_help(name: tuple[str, ...], capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     ("command", "kind", "names"),
-    [("enhance", PipelineConfig, cli.ENHANCE_FLAGS), ("demo", DemoConfig, tuple(settings_of(DemoConfig)))],
+    [("enhance", PipelineConfig, ENHANCE_FLAGS), ("demo", DemoConfig, tuple(settings_of(DemoConfig)))],
 )
 def test_flags_and_their_defaults_are_those_of_the_settings(command: str, kind: type, names: tuple[str, ...]) -> None:
     files = {"enhance": ["rgb.png", "depth.png", "-o", "out.npy"], "demo": []}[command]
@@ -126,7 +129,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     def interrupted(given: argparse.Namespace) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_weights_list", interrupted)
+    monkeypatch.setattr(work, "weights_list", interrupted)
     assert cli.main(["weights", "list"]) == 130
     assert capsys.readouterr().err == "dkn: interrupted\n"
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dkn_ros import config
-from dkn_ros.config import NodeConfig, PipelineConfig, Settings, TrainingConfig, settings_of
+from dkn_ros.config import NodeConfig, PipelineConfig, TrainingConfig
+from dkn_ros.settings import Settings, settings_of
 
 CLASSES = sorted(Settings.__subclasses__(), key=lambda cls: cls.__name__)
 FIELDS = [pytest.param(cls, name, id=f"{cls.__name__}.{name}") for cls in CLASSES for name in settings_of(cls)]

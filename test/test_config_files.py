@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dkn_ros.config import CameraConfig, NodeConfig, PipelineConfig, settings_of
+from dkn_ros.config import CameraConfig, NodeConfig, PipelineConfig
+from dkn_ros.settings import settings_of
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 PRESETS = sorted(CONFIG.glob("*.yaml"))

@@ -31,11 +31,11 @@ ROS_MODULES = (
     "tf2_ros",
 )
 LAYERS = (
-    {"config", "depth", "geometry", "sampling", "metrics"},
+    {"settings", "config", "depth", "geometry", "sampling", "metrics"},
     {"models"},
     {"weights"},
     {"pipeline"},
-    {"ros", "benchmark", "evaluation", "report", "explain", "cli"},
+    {"ros", "benchmark", "evaluation", "report", "explain", "commands", "cli"},
 )
 """From the bottom up; a module may import, also by way of others, only from its own layer and those below."""
 OPTIONAL = {"dkn_ros.sampling.cuda": "triton"}
@@ -170,7 +170,7 @@ def test_only_the_command_line_reaches_for_the_shell_and_only_inside_of_function
         if is_shell(module):
             continue
         if any(is_shell(name) for name in imported(module)):
-            assert module == "dkn_ros.cli", module
+            assert module == "dkn_ros.commands", module
         assert not any(is_shell(name) for name in imported(module, inside_functions=False)), module
 
 

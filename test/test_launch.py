@@ -22,9 +22,10 @@ from typing import Any
 import pytest
 import yaml
 
-from dkn_ros.config import NodeConfig, PipelineConfig, settings_of
+from dkn_ros.config import NodeConfig, PipelineConfig
 from dkn_ros.ros import launch_description as shared
 from dkn_ros.ros.presets import PRESETS, Preset
+from dkn_ros.settings import settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from harness import Peer, needs_rclpy, next_domain
 
-from dkn_ros.config import CameraConfig, NodeConfig, PipelineConfig, Settings, settings_of
+from dkn_ros.config import CameraConfig, NodeConfig, PipelineConfig
 from dkn_ros.ros import parameters
+from dkn_ros.settings import Settings, settings_of
 
 pytestmark = needs_rclpy
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dkn_ros.cli import _parser
-from dkn_ros.config import NodeConfig, PipelineConfig, settings_of
+from dkn_ros.config import NodeConfig, PipelineConfig
+from dkn_ros.settings import settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

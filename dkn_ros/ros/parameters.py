@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dkn_ros.config import CameraConfig, NodeConfig, PipelineConfig, Setting, Settings, settings_of
+from dkn_ros.config import CameraConfig, NodeConfig, PipelineConfig
+from dkn_ros.settings import Setting, Settings, settings_of
 
 if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
