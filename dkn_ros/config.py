@@ -128,6 +128,11 @@ class NodeConfig(Settings):
         "tf",
         "where the depth camera is in the colour camera's optical frame: tf asks TF; or x y z (metres) qx qy qz qw",
     )
+    rectified: str = setting(
+        "none",
+        "images that are rectified, so that P of their camera_info describes them: none, rgb, depth or both",
+        choices=("none", "rgb", "depth", "both"),
+    )
     idle_seconds: float = setting(
         2.0, "without a pair for so long, the diagnostics call the node idle", 0.1, 3600.0, live=True
     )
@@ -227,6 +232,11 @@ class BagConfig(Settings):
     extrinsics: str = setting(
         NodeConfig.extrinsics,
         "where the depth camera is in colour's frame: tf asks preset, then bag; or x y z (metres) qx qy qz qw",
+    )
+    rectified: str = setting(
+        NodeConfig.rectified,
+        "images that are rectified, so that P of their camera_info describes them: none, rgb, depth or both",
+        choices=("none", "rgb", "depth", "both"),
     )
     output: str = setting("/depth/upsampled", "topic to write; its camera_info goes beside it")
     encoding: str = setting(

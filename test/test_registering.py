@@ -131,6 +131,32 @@ def test_the_calibration_is_that_of_the_image_as_it_is_sent() -> None:
     assert camera.d == (0.1, -0.2, 0.0, 0.0, 0.05)
 
 
+def test_a_rectified_image_is_described_by_p_without_distortion() -> None:
+    p = [520.0, 0, 330.0, 0, 0, 515.0, 250.0, 0, 0, 0, 1, 0]
+    full = info(640, 480, 500.0, p=p, d=[0.1, -0.2, 0.0, 0.0, 0.05])
+    camera = calibration_of(full, 640, 480, rectified=True)
+    assert (camera.k, camera.d) == ((520.0, 0, 330.0, 0, 515.0, 250.0, 0, 0, 1), ())
+    with pytest.raises(ValueError, match="not calibrated"):
+        calibration_of(info(640, 480, 500.0, p=[0.0] * 12), 640, 480, rectified=True)
+
+
+@pytest.mark.parametrize("rectified", ["none", "rgb", "depth", "both"])
+def test_which_images_are_rectified(rectified: str) -> None:
+    """A wall at 2 m, seen 10 cm beside: the images' own focal lengths decide how far it moves and how large it is."""
+    given = infos()
+    for camera in given.values():
+        camera.k, camera.p = (
+            [100.0, 0, 79.5, 0, 100.0, 59.5, 0, 0, 1],
+            [150.0, 0, 79.5, 0, 0, 150.0, 59.5, 0, 0, 0, 1, 0],
+        )
+    focal = {camera: 150.0 if rectified in (camera, "both") else 100.0 for camera in ("rgb", "depth")}
+    registering = Registering("auto", BESIDE, never, rectified)
+    found = registering.depth(wall(), (HEIGHT, WIDTH), pair(), given)
+    row = np.flatnonzero(np.isfinite(found[found.shape[0] // 2])) * WIDTH / found.shape[1]
+    left = max(0.0, 79.5 + focal["rgb"] * (-80 / focal["depth"] + 0.05))
+    assert abs(row[0] - left) < 3
+
+
 def test_numbers_of_a_transform() -> None:
     """A quarter turn about z takes x to y."""
     found = Transform.parsed("0.1, -0.2 0.3  0 0 0.70710678 0.70710678")

@@ -29,13 +29,17 @@ Lookup = Callable[[str, str], "Transform | str"]
 """Target and source frame -> the transform, or a clause that says why there is none."""
 
 
-def calibration_of(info: CameraInfo, width: int, height: int) -> Calibration:
-    """The calibration of an image of this size that `info` describes: K and D, that is, an image that is not rectified.
+def calibration_of(info: CameraInfo, width: int, height: int, rectified: bool = False) -> Calibration:
+    """The calibration of an image of this size that `info` describes: K and D, or P of an image that is rectified.
 
-    For rectified images the driver has to send D of zeros and K = P, as it does where the sensor rectifies.
+    A driver that sends rectified images with D of zeros and K = P needs no `rectified`.  R is not looked at: of one
+    camera it is the identity; of a stereo camera the image's frame is that of the rectified one.
     Raises ValueError where `info` is not calibrated, and ImageError where it has no size.
     """
     scaled = scaled_camera_info(info, width, height)
+    if rectified:
+        p = scaled.p
+        return Calibration(width, height, (p[0], p[1], p[2], p[4], p[5], p[6], p[8], p[9], p[10]), (), "plumb_bob")
     return Calibration(width, height, tuple(scaled.k), tuple(scaled.d), scaled.distortion_model)
 
 
@@ -43,11 +47,13 @@ class Registering:
     """Brings depth into the colour image where that is needed and can be done; for one thread at a time.
 
     mode: "auto" registers where both images name their frames and these differ; "on" always; "off" never.
-    extrinsics: used in place of TF if given.  lookup: asks TF.
+    extrinsics: used in place of TF if given.  lookup: asks TF.  rectified: of none, rgb, depth or both, see
+    `calibration_of`.
     """
 
-    def __init__(self, mode: str, extrinsics: Transform | None, lookup: Lookup) -> None:
+    def __init__(self, mode: str, extrinsics: Transform | None, lookup: Lookup, rectified: str = "none") -> None:
         self._mode, self._extrinsics, self._lookup = mode, extrinsics, lookup
+        self._rectified = {camera: rectified in (camera, "both") for camera in ("rgb", "depth")}
         self._made: tuple[tuple[Any, ...], Registration] | None = None
         self._transforms: dict[tuple[str, str], Transform] = {}
         self._metres: NDArray[np.float32] | None = None
@@ -103,8 +109,8 @@ class Registering:
         if self._made is None or self._made[0] != key:
             try:
                 made = Registration(
-                    calibration_of(other, depth_size[1], depth_size[0]),
-                    calibration_of(rgb, colour_size[1], colour_size[0]),
+                    calibration_of(other, depth_size[1], depth_size[0], self._rectified["depth"]),
+                    calibration_of(rgb, colour_size[1], colour_size[0], self._rectified["rgb"]),
                     transform.rotation,
                     transform.translation,
                 )
@@ -133,13 +139,13 @@ def _key(info: CameraInfo) -> tuple[Any, ...]:
     """What of a CameraInfo makes the calibration."""
     roi = info.roi
     region = roi.x_offset, roi.y_offset, roi.width, roi.height, info.binning_x, info.binning_y
-    return (info.width, info.height, tuple(info.k), tuple(info.d), info.distortion_model, *region)
+    return (info.width, info.height, tuple(info.k), tuple(info.d), tuple(info.p), info.distortion_model, *region)
 
 
 def registering_of(config: NodeConfig | BagConfig, lookup: Lookup) -> Registering:
     """As parameters say; lookup: knows the transforms.  Raises ValueError for extrinsics that are none."""
     extrinsics = None if config.extrinsics == "tf" else Transform.parsed(config.extrinsics)
-    return Registering(config.registration, extrinsics, lookup)
+    return Registering(config.registration, extrinsics, lookup, config.rectified)
 
 
 def tf_lookup(node: Any) -> Lookup:

@@ -124,7 +124,7 @@ class Picture:
 class Points:
     """PointCloud2: one coloured point a pixel, in the frame of the colour camera; needs its camera_info.
 
-    As for registration, K and D of camera_info describe the colour image as it comes, see `calibration_of`.
+    As for registration, K and D of camera_info describe the colour image as it comes, or P one that is rectified.
     """
 
     topic = "depth/points"
@@ -147,7 +147,7 @@ class Points:
         try:
             if result.rgb_info is None:
                 raise ImageError("calibration", "camera_info of the colour image has not come")
-            self._look_along(calibration_of(result.rgb_info, width, height))
+            self._look_along(calibration_of(result.rgb_info, width, height, config.rectified in ("rgb", "both")))
         except ValueError as error:
             self._complain(f"no {self.topic}: {error}")
             return None
