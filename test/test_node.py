@@ -511,6 +511,29 @@ def test_node_that_cannot_start_says_why_in_one_line(arguments: list[str], wrong
         assert f"cannot start: {said}" in line
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--params-file", "/nowhere/dkn.yaml"], "'--params-file /nowhere/dkn.yaml'"),
+        (["--params-file", "{broken}"], "ros__parameters"),
+        (["-r", "in/rgb/image:=bad//name"], "'-r in/rgb/image:=bad//name'"),
+    ],
+    ids=["missing", "broken", "remapping"],
+)
+def test_ros_arguments_that_cannot_be_read_are_told_without_a_traceback(
+    tmp_path: Path, given: list[str], said: str
+) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("/**/dkn_node:\n  ros__parameters:\n  max_depth: [4.0\n")
+    arguments = ["--ros-args", *(part.format(broken=broken) for part in given)]
+    with running("dkn_ros.ros.node", arguments, next_domain()) as process:
+        assert process.wait() == 1
+        assert "Traceback" not in process.log
+        last = process.log.splitlines()[-1]
+        assert last.startswith("[FATAL]") and "cannot start: " in last and said in last
+        assert ".c:" not in last  # of rcl's source
+
+
 both_signals = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 
 

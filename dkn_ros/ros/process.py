@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -34,13 +35,13 @@ def run(make: Callable[[], Made], spin: Callable[[Made], None], name: str, args:
     """Make a node and spin it until Ctrl-C or SIGTERM; exit status 0 then, 1 if it cannot be made."""
     # Making it takes seconds in which rclpy would swallow the signal: end at once, with the status of a wanted end.
     on_signals(lambda *_: sys.exit(0))
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
         try:
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
             node = make()
         except START_ERRORS as error:
-            rclpy.logging.get_logger(name).fatal(f"cannot start: {error}")
+            rclpy.logging.get_logger(name).fatal(f"cannot start: {_without_places(str(error))}")
             return 1
         on_signals(signal.SIG_DFL)
         install_signal_handlers(SignalHandlerOptions.ALL)
@@ -56,6 +57,11 @@ def run(make: Callable[[], Made], spin: Callable[[Made], None], name: str, args:
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _without_places(text: str) -> str:
+    """What rcl says of a parameter file or a remapping, without the lines of its own source that it appends."""
+    return re.sub(r", at \S+:\d+", "", text)
 
 
 def on_signals(handler: Any) -> None:
