@@ -361,6 +361,17 @@ def test_zero_stamps_are_paired_by_the_time_of_recording(
     np.testing.assert_array_equal([pixels(m) for _, m in outputs], expected[first:])
 
 
+def test_an_output_whose_colour_image_names_no_frame_takes_that_of_its_camera_info(
+    run: Run, tmp_path: Path, recording: Recording
+) -> None:
+    for topic, _, _, message in recording.items:
+        if topic == RGB:
+            message.header = header(stamp_ns(message.header.stamp), "")
+    target = tmp_path / "out"
+    assert run(recording.write(tmp_path / "in"), target).status == 0
+    assert {m.header.frame_id for topic in (OUTPUT, OUTPUT_INFO) for _, m in decoded(target, topic)} == {"cam_optical"}
+
+
 def test_frames_without_partner_are_counted(run: Run, tmp_path: Path, recording: Recording) -> None:
     lost = {(RGB, rgb_time(3)), (DEPTH, depth_time(6)), (DEPTH, depth_time(7))}
     target = tmp_path / "out"

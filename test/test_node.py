@@ -126,6 +126,20 @@ def test_camera_info_describes_the_output(bench: Bench) -> None:
     np.testing.assert_allclose(np.reshape(info.p, (3, 4))[:, :3], np.reshape(info.k, (3, 3)))
 
 
+def test_an_output_whose_colour_image_names_no_frame_takes_that_of_its_camera_info(bench: Bench) -> None:
+    """The Kinect v1's driver leaves the header empty; depth and points without a frame could be shown nowhere."""
+    rgb, depth = good_pair()
+    rgb.header.frame_id = ""
+
+    def framed() -> Any:
+        output = bench.answer(rgb, depth, info=camera_info(WIDTH, HEIGHT, 150.0, "from_info"))
+        return output if output.header.frame_id else None
+
+    output = bench.repeat(framed, "an output that names a frame")
+    assert output.header.frame_id == "from_info"
+    assert bench.answer(*good_pair()).header.frame_id == FRAME_ID
+
+
 def test_timing_of_the_frame(bench: Bench) -> None:
     output = bench.answer(*good_pair(), later_ns=1_000_000)
     timing = bench.until(lambda: of_stamp(bench.timings, stamp_ns(output.header.stamp)), "its timing")

@@ -31,7 +31,7 @@ from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros.bag_input import BagError, BagInput, DamagedError
 from dkn_ros.ros.bag_topics import CAMERA_INFO, IMAGE, Topics, as_preset, choose
 from dkn_ros.ros.bag_transforms import lookup_in
-from dkn_ros.ros.messages import ImageError, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
+from dkn_ros.ros.messages import ImageError, frame_of, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
 from dkn_ros.ros.registering import registering_of
 from dkn_ros.ros.sync import DEPTH, NS_PER_SECOND, RGB, Pair, PairSynchroniser
 
@@ -205,9 +205,10 @@ class _Conversion:
             self.report.refuse("value", str(error))
             return
         types, header, timestamp = self._store.types, rgb_message.header, max(rgb_time, depth_time)
-        if stamp_ns(header.stamp) == 0:  # a driver without a clock: as the node does, when the image came
-            time = types["builtin_interfaces/msg/Time"](*divmod(pair.rgb_stamp_ns, NS_PER_SECOND))
-            header = types["std_msgs/msg/Header"](time, header.frame_id)
+        stamp, frame = header.stamp, frame_of(header, self._infos.get("rgb"))
+        if stamp_ns(stamp) == 0:  # a driver without a clock: as the node does, when the image came
+            stamp = types["builtin_interfaces/msg/Time"](*divmod(pair.rgb_stamp_ns, NS_PER_SECOND))
+        header = types["std_msgs/msg/Header"](stamp, frame)
         image = types[IMAGE](header, 0, 0, "", 0, 0, np.empty(0, np.uint8))
         write_depth(image, depth, self._config.encoding)
         image.data = np.frombuffer(image.data, np.uint8)

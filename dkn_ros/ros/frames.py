@@ -14,7 +14,7 @@ from dkn_ros.config import NodeConfig
 from dkn_ros.ros.counts import Statistics
 from dkn_ros.ros.diagnostics import timing_array
 from dkn_ros.ros.matchers import Pair
-from dkn_ros.ros.messages import ImageError, read_depth, read_rgb, stamp_ns
+from dkn_ros.ros.messages import ImageError, frame_of, read_depth, read_rgb, stamp_ns
 from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs
 from dkn_ros.ros.registering import Registering
 from dkn_ros.ros.views import Result
@@ -118,8 +118,9 @@ class Frames:
         done = time.perf_counter()
         if self._stopped:
             return
-        header = _header(pair, self._infos.get("rgb"))
-        self._outputs.publish(Result(header, rgb, enhanced.depth, self._infos.get("rgb")))
+        info = self._infos.get("rgb")
+        header = _header(pair, info)
+        self._outputs.publish(Result(header, rgb, enhanced.depth, info))
         end = time.perf_counter()
         latency_ms = 1e3 * (time.monotonic() - arrival)
         stages = {name: ms for name, ms in enhanced.timings.items() if name != "whole"}
@@ -148,8 +149,7 @@ class Frames:
 def _header(pair: Pair, info: CameraInfo | None) -> Header:
     """The header of the colour image, and what a driver has left empty there as far as it is known."""
     header: Header = pair.rgb.header
+    header.frame_id = frame_of(header, info)  # without one nobody can place the points, nor show them
     if stamp_ns(header.stamp) == 0:  # a driver without a clock: the best we know is when the image came
         header.stamp.sec, header.stamp.nanosec = divmod(pair.rgb_stamp_ns, 1_000_000_000)
-    if not header.frame_id and info is not None:
-        header.frame_id = info.header.frame_id
     return header

@@ -24,6 +24,7 @@ from dkn_ros.geometry import crop_intrinsics, scale_intrinsics
 if TYPE_CHECKING:
     from builtin_interfaces.msg import Time
     from sensor_msgs.msg import CameraInfo, Image
+    from std_msgs.msg import Header
 
 # encoding -> bytes a pixel, and which of them are the channels R, G, B (a slice) or the grey value (an index).
 # The generic 8UCn are OpenCV's, hence BGR: so read cv_bridge and RViz.
@@ -65,6 +66,11 @@ class ImageError(ValueError):
 def stamp_ns(stamp: Time) -> int:
     """A builtin_interfaces/Time in nanoseconds."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def frame_of(header: Header, info: CameraInfo | None) -> str:
+    """The frame of an image: its header's, or that of its camera_info, if it has come, where a driver names none."""
+    return str(header.frame_id or (info.header.frame_id if info is not None else ""))
 
 
 def read_rgb(msg: Image) -> NDArray[np.uint8]:
