@@ -125,7 +125,8 @@ def test_from_unconfigured_to_finalized(small_weights: Path) -> None:
         assert status_of(heard, peer, process, "active").values["threads"] == "2"
 
         assert manager.change("shutdown") and manager.state() == "finalized"
-        assert status_of(heard, peer, process, "finalized").level == Level.OK
+        status = status_of(heard, peer, process, "finalized")
+        assert (status.level, status.message) == (Level.OK, "finalized: does not work again; start the process anew")
         process.send(signal.SIGTERM)
         assert process.wait() == 0
         assert "Traceback" not in process.log

@@ -255,6 +255,8 @@ class DknNode(ManagedNode):
     def _at_rest(self) -> tuple[Level, str]:
         if self.complaint:
             return Level.ERROR, f"{self.state}: {self.complaint}"
+        if self.state == "finalized":
+            return Level.OK, "finalized: does not work again; start the process anew"
         return Level.OK, f"{self.state}: waits for a lifecycle transition"
 
 
