@@ -156,6 +156,21 @@ def test_wrong_weights_fail_with_the_reason_and_can_be_put_right(small_weights: 
         assert "read-only" in peer.set_parameter("autostart", True).reason
 
 
+def test_what_fails_to_be_configured_leaves_no_publisher_behind(small_weights: Path) -> None:
+    """It would publish beside that of the next, and the diagnostics would warn of another node of this name."""
+    domain = next_domain()
+    clash = settings(small_weights, camera_info_topic="depth/upsampled")  # one topic of two types
+    with running("dkn_ros.ros.node", clash, domain) as process, peer_in(domain) as peer:
+        manager, heard = Manager(peer), peer.diagnostics()
+        assert not manager.change("configure") and manager.state() == "unconfigured"
+        status = status_of(heard, peer, process, "unconfigured")
+        assert status.level == Level.ERROR and "cannot configure: " in status.message
+        assert peer.set_parameter("camera_info_topic", "depth/camera_info").successful
+        assert manager.change("configure") and manager.change("activate")
+        assert Bench(peer, process).answer(*pair())
+        assert peer.node.count_publishers(OUTPUT) == 1
+
+
 def test_signal_ends_a_node_that_is_being_configured(small_weights: Path) -> None:
     domain = next_domain()
     large = settings(small_weights, warm_up_width=1920, warm_up_height=1080)

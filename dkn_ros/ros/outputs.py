@@ -20,6 +20,8 @@ from dkn_ros.ros.views import Compressed, Confidence, Picture, Points, Result, V
 
 if TYPE_CHECKING:
     from diagnostic_msgs.msg import DiagnosticArray
+    from rclpy.publisher import Publisher
+    from rclpy.qos import QoSProfile
     from sensor_msgs.msg import CameraInfo
 
 QUIET_SECONDS = 5.0
@@ -30,23 +32,35 @@ class Outputs:
     """The publishers, and the messages that are kept from frame to frame; `config` may be replaced between two.
 
     changed: called, in the ROS thread, when `wanted` may have changed.
+    Raises what ROS does for a topic that cannot be, such as one of two types, and leaves no publisher behind then.
     """
 
     def __init__(self, node: Any, config: NodeConfig, changed: Callable[[], None]) -> None:
-        from diagnostic_msgs.msg import DiagnosticArray
-        from sensor_msgs.msg import CameraInfo, Image
-
         self.config = config
         self._node = node
         self._logger = node.get_logger()
         self._matching = Matching(node, changed)
-        profile = qos(config.output_reliability, config.output_depth)
-        self._depth = self._matching.create_publisher(Image, "depth/upsampled", profile)
-        self._info = node.create_publisher(CameraInfo, config.camera_info_topic, profile)
-        self._timing = node.create_publisher(DiagnosticArray, "depth/timing", 10)
+        self._publishers: list[Publisher] = []
+        try:
+            self._create_publishers(qos(config.output_reliability, config.output_depth))
+        except Exception:
+            self.close()
+            raise
+
+    def _create_publishers(self, profile: QoSProfile) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+        from sensor_msgs.msg import CameraInfo, Image
+
+        def kept(publisher: Publisher) -> Publisher:
+            self._publishers.append(publisher)
+            return publisher
+
+        self._depth = kept(self._matching.create_publisher(Image, "depth/upsampled", profile))
+        self._info = kept(self._node.create_publisher(CameraInfo, self.config.camera_info_topic, profile))
+        self._timing = kept(self._node.create_publisher(DiagnosticArray, "depth/timing", 10))
         self.release()
         self._view_publishers = {
-            topic: self._matching.create_publisher(view.kind, self._name(view), profile)
+            topic: kept(self._matching.create_publisher(view.kind, self._name(view), profile))
             for topic, view in self._views.items()
         }
         self._images = self._depth, *self._view_publishers.values()  # what is worth the work on a frame
@@ -64,7 +78,7 @@ class Outputs:
     def close(self) -> None:
         """Take the publishers back."""
         self._matching.close()
-        for publisher in (*self._images, self._info, self._timing):
+        for publisher in self._publishers:
             self._node.destroy_publisher(publisher)
 
     @property
