@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
+from harness import next_domain, peer_in, running
 
 from dkn_ros.config import NodeConfig, PipelineConfig
 from dkn_ros.ros import launch_description as shared
@@ -90,11 +91,28 @@ def test_arguments_reach_the_programs(tmp_path: Path) -> None:
     assert camera.remappings["depth/image"] == node.remappings["in/depth/image"] == "/front/depth/image_raw"
     assert camera.remappings["rgb/image"] == node.remappings["in/rgb/image"] == "/my/rgb"
     arguments = node.ros_arguments()
-    assert {"__ns:=/robot", "in/depth/image:=/front/depth/image_raw", 'weights:="1e3"', str(mine)} <= set(arguments)
+    assert {"__ns:=/robot", "in/depth/image:=/front/depth/image_raw", 'weights:="1e3"'} <= set(arguments)
+    files = [after for flag, after in pairwise(arguments) if flag == "--params-file"]
+    assert files == [str(ROOT / "config" / "azure.yaml"), str(mine)], "what mine does not state stays as the camera is"
     (alone,) = shared.programs(PRESETS["azure"], given)
     assert alone.overrides == {"device": "cpu", "weights": "1e3"}
     (alone,) = shared.programs(PRESETS["azure"], {"extrinsics": "tf", "registration": "off"})
     assert alone.overrides == {"extrinsics": "tf", "registration": "off"}
+
+
+@needs_rclpy
+def test_a_parameter_file_of_mine_changes_only_what_it_states(tmp_path: Path, small_weights: Path) -> None:
+    """The Kinect's own registration is none of the defaults: without it depth would lie beside the colour."""
+    from rcl_interfaces.srv import GetParameters
+
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("/**/dkn_node:\n  ros__parameters:\n    max_depth: 4.0\n    autostart: false\n")
+    (node,) = shared.programs(PRESETS["kinect"], {"params_file": str(mine), "weights": str(small_weights)})
+    domain = next_domain()
+    with running("dkn_ros.ros.node", node.ros_arguments(), domain), peer_in(domain) as peer:
+        request = GetParameters.Request(names=["max_depth", "min_depth", "registration"])
+        farthest, nearest, registration = peer.call(GetParameters, "/dkn_node/get_parameters", request).values
+    assert (farthest.double_value, nearest.double_value, registration.string_value) == (4.0, 0.4, "on")
 
 
 def test_a_parameter_file_that_is_not_there_is_named() -> None:
@@ -152,8 +170,8 @@ with open(os.path.join({str(tmp_path)!r}, name + ".json"), "w") as file:
     for started, rgb in ((node, "in/rgb/image"), (camera, "rgb/image")):
         assert {"__ns:=/robot", f"{rgb}:=/my/rgb", str(parameters), "debug"} <= set(started)
     assert "in/depth/image:=/kinect/depth/image_raw" in node
-    mine, overrides = [after for flag, after in pairwise(node) if flag == "--params-file"]
-    assert mine == str(parameters)
+    cameras, mine, overrides = [after for flag, after in pairwise(node) if flag == "--params-file"]
+    assert (Path(cameras).name, mine) == ("kinect.yaml", str(parameters))
     wanted = {"device": "cpu", "extrinsics": PRESETS["kinect"].sim_extrinsics}
     assert list(yaml.safe_load(Path(overrides).read_text()).values()) == [{"ros__parameters": wanted}]
 

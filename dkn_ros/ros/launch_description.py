@@ -54,7 +54,7 @@ DESCRIPTIONS = {
     "rgb_info_topic": "camera_info of the colour image",
     "depth_topic": "depth image of the camera, 16UC1 or 32FC1",
     "depth_info_topic": "camera_info of the depth image",
-    "params_file": "parameter file (YAML) of dkn_node and sim_camera",
+    "params_file": "parameter file (YAML) of dkn_node and sim_camera; what it does not state is as for the camera",
     "namespace": "namespace of the nodes and of the output topics; empty: the root",
     "registration": "auto, on or off: bring the depth into the colour image; empty: as in the parameter file",
     "extrinsics": "tf, or x y z qx qy qz qw of the depth camera in colour's frame; empty: as in the parameter file",
@@ -73,9 +73,10 @@ class Program:
 
     name: str
     namespace: str
-    params_file: str
+    params_files: tuple[str, ...]
+    """The later one wins."""
     overrides: Mapping[str, str]
-    """Parameters that are strings and stand above those of the file."""
+    """Parameters that are strings and stand above those of the files."""
     remappings: Mapping[str, str]
 
     def ros_arguments(self) -> list[str]:
@@ -84,7 +85,8 @@ class Program:
         rules += [f"{topic}:={wanted}" for topic, wanted in self.remappings.items()]
         remapped = [part for rule in rules for part in ("-r", rule)]
         parameters = [part for n, value in self.overrides.items() for part in ("-p", f"{n}:={json.dumps(value)}")]
-        return ["--ros-args", *remapped, "--params-file", self.params_file, *parameters]
+        files = [part for file in self.params_files for part in ("--params-file", file)]
+        return ["--ros-args", *remapped, *files, *parameters]
 
 
 def defaults(preset: Preset) -> dict[str, str]:
@@ -108,7 +110,9 @@ def programs(preset: Preset, given: Mapping[str, str], sim: bool = False) -> lis
     if sim and preset.sim_extrinsics:
         overrides = {"extrinsics": preset.sim_extrinsics} | overrides
         camera = {"extrinsics": overrides["extrinsics"]}
-    surroundings = values["namespace"], values["params_file"]
+    # Below a file of the user's own stands the preset's: it says what the camera needs, such as registration.
+    files = tuple(dict.fromkeys((defaults(preset)["params_file"], values["params_file"])))
+    surroundings = values["namespace"], files
     inputs = {topic: topics[name] for name, topic in INPUTS.items()}
     sent = {topic: topics[name] for name, topic in CAMERA_OUTPUTS.items()}
     node = Program(NODE, *surroundings, overrides, inputs)
@@ -170,7 +174,7 @@ def _actions(context: LaunchContext, preset: Preset) -> list[Any]:
             executable=program.name,
             name=program.name,
             namespace=program.namespace,
-            parameters=[program.params_file, *([overrides] if overrides else [])],
+            parameters=[*program.params_files, *([overrides] if overrides else [])],
             remappings=list(program.remappings.items()),
             ros_arguments=["--log-level", given["log_level"]] if given["log_level"] else None,
             **surroundings,
