@@ -16,6 +16,8 @@ from dkn_ros.settings import Settings, setting
 class PipelineConfig(Settings):
     """Settings of `pipeline.Pipeline`."""
 
+    LIMITS = (("min_depth", "max_depth"),)
+
     weights: str = setting("fdkn", "name of a card in weights/cards.yaml, or path of a .safetensors file")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto takes CUDA where there is one")
     precision: str = setting(
@@ -59,6 +61,8 @@ class PipelineConfig(Settings):
 @dataclass(frozen=True)
 class NodeConfig(Settings):
     """Settings of `dkn_node` besides those of its pipeline."""
+
+    LIMITS = (("preview_near", "preview_far"),)
 
     autostart: bool = setting(
         True, "configure and activate at start; false: when told to, as a managed (lifecycle) node is", fixed=True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,9 @@ Config = TypeVar("Config", bound="Settings")
 class Settings:
     """Base of the settings dataclasses: checks every field's type and range when it is made."""
 
+    LIMITS: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Fields that are the lower and the upper end of something; 0 is no limit."""
+
     def __post_init__(self) -> None:
         for name, (kind, _, known) in settings_of(type(self)).items():
             value = getattr(self, name)
@@ -78,6 +81,10 @@ class Settings:
             elif type(value) is not kind:
                 raise ValueError(f"{name} is {value!r} ({type(value).__name__}); wanted: {kind.__name__}")
             known.check(name, value)
+        for low, high in self.LIMITS:
+            near, far = getattr(self, low), getattr(self, high)
+            if 0 < far < near:
+                raise ValueError(f"{low} is {near!r} and {high} is {far!r}; wanted: {low} below {high}, or 0")
 
     @classmethod
     def from_mapping(cls: type[Config], values: dict[str, Any]) -> Config:

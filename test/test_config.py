@@ -114,3 +114,16 @@ def test_instances_do_not_share_their_mappings() -> None:
 def test_no_setting_of_node_and_pipeline_has_the_same_name() -> None:
     """They are parameters of one node."""
     assert not set(settings_of(NodeConfig)) & set(settings_of(PipelineConfig))
+
+
+@pytest.mark.parametrize(
+    ("cls", "low", "high"),
+    [(PipelineConfig, "min_depth", "max_depth"), (NodeConfig, "preview_near", "preview_far")],
+    ids=["depth", "preview"],
+)
+def test_limits_that_leave_nothing_between_them_are_refused(cls: type[Settings], low: str, high: str) -> None:
+    """All depth would be invalid, without a word."""
+    with pytest.raises(ValueError, match=rf"^{low} is 3.0 and {high} is 2.0; wanted: {low} below {high}, or 0"):
+        cls.from_mapping({low: 3.0, high: 2.0})
+    for near, far in ((2.0, 3.0), (3.0, 0.0), (0.0, 2.0)):  # 0 is no limit
+        cls.from_mapping({low: near, high: far})
