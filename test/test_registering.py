@@ -176,6 +176,31 @@ def test_without_tf2_ros_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @needs_rclpy
+def test_the_log_does_not_complain_of_what_is_just_coming(identity_weights: Path) -> None:
+    """camera_info and TF come later than the first image; the diagnostics count it, the log waits some seconds."""
+    arguments = parameters(
+        weights=str(identity_weights), device="cpu", threads=1, warm_up_width=0, extrinsics="0.1 0 0 0 0 0 1"
+    )
+    rgb, depth = image("rgb8", np.zeros((HEIGHT, WIDTH, 3), np.uint8)), image("16UC1", wall())
+    depth.header.frame_id = DEPTH
+    domain = next_domain()
+    with running("dkn_ros.ros.node", arguments, domain) as process, peer_in(domain) as peer:
+        bench = Bench(peer, process)
+        bench.send(rgb, depth)
+        while not bench.next_status().count("dropped: calibration"):
+            if not bench.next_status().count("pairs"):  # best effort lost it: none has been refused
+                bench.send(rgb, depth)
+        assert "pair refused" not in process.log
+
+        def complained() -> bool:
+            bench.send(rgb, depth)
+            peer.spin(lambda: False, 0.2)
+            return "pair refused: colour is in frame" in process.log
+
+        bench.repeat(complained, "a complaint")
+
+
+@needs_rclpy
 def test_the_node_registers_or_says_why_not(identity_weights: Path) -> None:
     """Over DDS: no picture but a diagnostic while a camera_info is missing, a picture in the right place then."""
     from sensor_msgs.msg import CameraInfo

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from dkn_ros.pipeline import Guidance, Pipeline
 
 
+COMING_SECONDS = 2.0
+"""camera_info and TF may come so much later than the first images before the log complains that they are missing."""
+
+
 class Frames:
     """Works on the newest pair, and on a colour image that will most likely become one; `config` may be replaced.
 
@@ -51,6 +55,7 @@ class Frames:
         self._stopped = False
         self._early: tuple[Image, NDArray[np.uint8], Guidance] | None = None
         self._depth_size: tuple[int, int] | None = None
+        self._uncalibrated_since: float | None = None  # in a row, until now
         self._worker = Worker(self._work, lambda _: statistics.dropped_busy(), "dkn_worker")
 
     # The ROS thread: hand over.
@@ -110,6 +115,7 @@ class Frames:
         else:
             rgb, guidance = read_rgb(pair.rgb), None
         depth = self._registering.depth(read_depth(pair.depth), rgb.shape[:2], pair, self._infos)
+        self._uncalibrated_since = None
         self._depth_size = depth.shape[0], depth.shape[1]
         size = rgb.shape[0], rgb.shape[1]
         metres, confidence = self._outputs.metres(*size), self._outputs.confidence(*size)
@@ -143,6 +149,11 @@ class Frames:
 
     def _refuse(self, reason: str, text: str) -> None:
         self._statistics.refused(reason, text)
+        if reason == "calibration":
+            now = time.monotonic()
+            self._uncalibrated_since = self._uncalibrated_since or now
+            if now - self._uncalibrated_since < COMING_SECONDS:
+                return
         self._logger.warning(f"pair refused: {text}", throttle_duration_sec=QUIET_SECONDS)
 
 
