@@ -39,6 +39,16 @@ def test_running_is_ok_with_rate_and_latency() -> None:
     assert level(statistics) == (Level.OK, "32.0 Hz, p50 7.0 ms")
 
 
+def test_the_rate_is_that_since_frames_come() -> None:
+    """Not that of a window in which there was no camera yet: the first seconds would call a fast one slow."""
+    clock = Clock()
+    statistics = counting(clock)
+    clock.now += 60.0
+    run(statistics, clock, 64)  # two seconds at 32 Hz
+    rate = float(level(statistics)[1].split(" Hz")[0])
+    assert rate == pytest.approx(32.0, rel=0.05)
+
+
 def test_the_first_pairs_are_no_fault() -> None:
     statistics = counting(Clock())
     statistics.paired()
