@@ -121,11 +121,13 @@ def _unpaired(now: Snapshot, inputs: Inputs, config: NodeConfig) -> Iterator[Fin
         apart = "" if inputs.apart is None else f", the newest are {inputs.apart:.3f} s apart"
         topics = f"no {what} of {_rgb(inputs)} and {_depth(inputs)}"
         yield Finding(
-            Level.WARN, "unpaired", f"{topics} are within {inputs.slop * 1e3:.1f} ms{apart}; set the parameter slop"
+            Level.WARN, "no pairs", f"{topics} are within {inputs.slop * 1e3:.1f} ms{apart}; set the parameter slop"
         )
     elif rgb_comes or depth_comes:
         sending, silent = (_rgb(inputs), _depth(inputs)) if rgb_comes else (_depth(inputs), _rgb(inputs))
-        yield Finding(Level.WARN, "silent", f"images come on {sending} but not on {silent}; check that driver")
+        yield Finding(
+            Level.WARN, "images on one topic only", f"images come on {sending} but not on {silent}; check that driver"
+        )
 
 
 def _overload(now: Snapshot) -> Iterator[Finding]:
