@@ -104,8 +104,8 @@ class Frames:
         try:
             rgb = read_rgb(msg)
             self._early = msg, rgb, self._pipeline.look(rgb, self._depth_size)
-        except ValueError:
-            pass  # its pair will say so
+        except Exception:
+            self._early = None  # what failed fails again with the pair, which says so
 
     def _process(self, pair: Pair, arrival: float) -> None:
         start = time.perf_counter()
