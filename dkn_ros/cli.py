@@ -110,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="also time the way of the authors' published code, in turns with the pipeline (yes)",
     )
+    benchmark.epilog = (
+        "--weights fdkn,fdkn-small times several networks in turns; the first one also the published way."
+    )
     benchmark.add_argument("--json", metavar="FILE", help="write everything that was measured there")
     benchmark.add_argument("--plot", metavar="FILE.png", help="draw time against pixels there")
     _add_flags(benchmark, PipelineConfig, work.BENCHMARK_FLAGS)

@@ -154,9 +154,10 @@ def benchmark(given: argparse.Namespace) -> int:
     if given.plot and Path(given.plot).suffix != ".png":
         raise ValueError(f"plot is {given.plot}; wanted: a name that ends with .png")
     keep_freed_memory()  # as the node does
+    given.weights, *others = given.weights.split(",")
     config = _settings(PipelineConfig, BENCHMARK_FLAGS, given, fallback=False)
     sizes, precisions = read_sizes(given.sizes), read_precisions(given.precisions)
-    document = run(Plan(sizes, config, precisions, given.factor, given.frames, given.reference))
+    document = run(Plan(sizes, config, precisions, given.factor, given.frames, given.reference, tuple(others)))
     document["command"] = shlex.join(["dkn", *given.arguments])
     document["machine"] = machine(document["device"], document["threads"])
     print(table(document))

@@ -199,9 +199,9 @@ def test_preset(name: str, identity_weights: Path) -> None:
     assert {stamp_ns(m.header.stamp) for m in probe.infos} & stamps
     if driver.stamped:
         # Of those from while the probe heard the camera; a large image may have been lost on its way to the probe.
-        known = {stamp_ns(m.header.stamp) for m in (*probe.rgb, *probe.rgb_info)}
-        within = {stamp for stamp in stamps if min(known) <= stamp <= max(known)}
-        assert within and within <= known
+        seen = {stamp_ns(m.header.stamp) for m in (*probe.rgb, *probe.rgb_info)}
+        within = {stamp for stamp in stamps if min(seen) <= stamp <= max(seen)}
+        assert within and within <= seen
     else:
         first, last = (stamp_ns(probe.depth[i].header.stamp) for i in (0, -1))
         assert min(stamps) > first - 1e9 and max(stamps) < last + PATIENCE * 1e9, "not the time of arrival"

@@ -22,7 +22,7 @@ median, p95, p99   milliseconds of a frame, from images to images; Hz: frames a 
 early              median from the depth on, where the colour image was looked at before, as the node does
 ms/MP, relative    milliseconds a million pixels of the colour image, and over those of the smallest size
 published          median milliseconds (and number of frames) the published way: float32, a 15 x 15 window cut out
-                   around every pixel; timed in turns with the pipeline, same weights and frames
+                   around every pixel; timed in turns with the pipeline, same frames, the first weights
 faster             that over the pipeline's median
 MB                 peak memory of a frame above the loaded model, measured in a process of its own, by
                    {method}
@@ -81,19 +81,19 @@ def _about(document: dict[str, Any]) -> str:
 
 
 def _frames(results: Sequence[dict[str, Any]]) -> str:
-    head = ["size", "type", "frames", "median", "p95", "p99", "Hz", "early", "ms/MP", "relative",
+    head = ["size", "network", "frames", "median", "p95", "p99", "Hz", "early", "ms/MP", "relative",
             "published", "faster", "MB", "published MB", "differs"]  # fmt: skip
     rows = [head]
     for entry in results:
         whole, known = entry["whole_ms"], entry["reference_ms"]
         rows.append([
-            _size(entry), entry["precision"], str(entry["frames"]), *(_ms(whole[key]) for key in whole),
+            _size(entry), _network(entry), str(entry["frames"]), *(_ms(whole[key]) for key in whole),
             f"{1e3 / whole['median']:.1f}", _ms(entry["early_ms"]["median"]),
             _ms(entry["ms_per_megapixel"]), f"{entry['relative_per_megapixel']:.2f}",
             f"{_ms(known['median'])} ({entry['reference_frames']})" if known else "-",
             f"{entry['speedup']:.1f}x" if known else "-",
             _count(entry["peak_mb"]), _count(entry["reference_peak_mb"]),
-            _difference(entry) if known else "-",
+            _difference(entry) if entry["difference_mm"] else "-",
         ])  # fmt: skip
     notes = {f"published way at {_size(e)}: {e['reference_note']}": None for e in results if e["reference_note"]}
     return "\n".join([_aligned(rows, left=2), *notes])
@@ -103,13 +103,17 @@ def _difference(entry: dict[str, Any]) -> str:
     return f"{entry['difference_mm']['p99']:.2f}, {100 * entry['difference_relative']:.3f} %"
 
 
+def _network(entry: dict[str, Any]) -> str:
+    return f"{entry['weights']}, {entry['precision']}"
+
+
 def _stages(results: Sequence[dict[str, Any]]) -> list[str]:
-    """One table for each number type: a row a stage, a column a size."""
+    """One table for each network: a row a stage, a column a size."""
     tables = []
-    for precision in dict.fromkeys(entry["precision"] for entry in results):
-        entries = [entry for entry in results if entry["precision"] == precision]
+    for network in dict.fromkeys(map(_network, results)):
+        entries = [entry for entry in results if _network(entry) == network]
         names = dict.fromkeys(name for entry in entries for name in entry["stages_ms"])
-        rows = [[f"stages, {precision}", *(_size(entry) for entry in entries)]]
+        rows = [[f"stages, {network}", *(_size(entry) for entry in entries)]]
         for name in names:
             rows.append([name, *(_three(entry["stages_spread_ms"].get(name)) for entry in entries)])
         rows.append(["whole", *(_three(entry["whole_ms"]) for entry in entries)])
@@ -180,7 +184,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
     lines: dict[str, list[tuple[float, float]]] = {}
     for entry in results:
         pixels = 1e-6 * entry["width"] * entry["height"]
-        lines.setdefault(f"dkn_ros, {entry['precision']}", []).append((pixels, entry["whole_ms"]["median"]))
+        lines.setdefault(f"dkn_ros, {_network(entry)}", []).append((pixels, entry["whole_ms"]["median"]))
         if entry["reference_ms"]:
             place = (pixels, entry["reference_ms"]["median"])
             places = lines.setdefault("the published way, float32", [])

@@ -48,6 +48,8 @@ class Plan:
     """At each size; 0: as many as take some seconds."""
     reference: bool = True
     """Whether to run the published way too."""
+    others: tuple[str, ...] = ()
+    """Further weights, which take turns with those of `config`; the published way runs those of `config`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.factor <= 16:
@@ -87,7 +89,8 @@ def run(plan: Plan) -> dict[str, Any]:
     device = pipelines[0].device
     missing = _classical_missing()
     document: dict[str, Any] = {
-        "factor": plan.factor, "weights": plan.config.weights, "device": str(device), "threads": pipelines[0].threads,
+        "factor": plan.factor, "weights": ", ".join((plan.config.weights, *plan.others)), "device": str(device),
+        "threads": pipelines[0].threads,
         "path": pipelines[0].path, "path_notes": list(pipelines[0].notes),
         "memory_method": "", "results": [], "average": {}, "classical": [], "classical_missing": missing,
     }  # fmt: skip
@@ -106,10 +109,11 @@ def run(plan: Plan) -> dict[str, Any]:
 
 
 def _pipelines(plan: Plan) -> list[Pipeline]:
-    found: dict[torch.dtype, Pipeline] = {}
-    for name in plan.precisions:
-        pipeline = Pipeline(dataclasses.replace(plan.config, precision=name))
-        found.setdefault(pipeline.precision, pipeline)
+    found: dict[tuple[str, torch.dtype], Pipeline] = {}
+    for weights in (plan.config.weights, *plan.others):
+        for name in plan.precisions:
+            pipeline = Pipeline(dataclasses.replace(plan.config, weights=weights, precision=name))
+            found.setdefault((weights, pipeline.precision), pipeline)
     return list(found.values())
 
 
@@ -145,15 +149,18 @@ def _measure_size(
 
     reference_frames = len(theirs[0].milliseconds) if theirs else 0
     reference_ms = {"median": theirs[0].whole["median"]} if theirs else None
-    differences = [_difference(pipeline, known, given[0]) if known else (None, None) for pipeline in pipelines]
+    differences = [
+        _difference(p, known, given[0]) if known and p.card == pipelines[0].card else (None, None) for p in pipelines
+    ]
     for pipeline, contender, ahead, peak, (difference, relative) in zip(
         pipelines, ours, early, peaks, differences, strict=True
     ):
         contender.stages.pop("whole", None)
         stages = {name: spread(values) for name, values in contender.stages.items()}
         document["results"].append({
-            "width": width, "height": height, "device": str(device), "precision": _precision(pipeline),
-            "threads": pipeline.threads, "frames": len(contender.milliseconds), "whole_ms": contender.whole,
+            "width": width, "height": height, "device": str(device), "weights": pipeline.card.name,
+            "precision": _precision(pipeline), "threads": pipeline.threads,
+            "frames": len(contender.milliseconds), "whole_ms": contender.whole,
             "stages_ms": {name: found["median"] for name, found in stages.items()}, "stages_spread_ms": stages,
             "early_ms": spread(ahead.stages["from_depth"]),
             "reference_ms": reference_ms, "reference_frames": reference_frames, "reference_note": note,
@@ -276,9 +283,9 @@ def _ignoring(form: Callable[[], torch.Tensor]) -> Run:
 
 
 def _add_linearity(results: list[dict[str, Any]]) -> None:
-    """Milliseconds a megapixel, and over those of the smallest size of the same precision."""
-    first: dict[str, float] = {}
+    """Milliseconds a megapixel, and over those of the smallest size of the same weights and precision."""
+    first: dict[tuple[str, str], float] = {}
     for entry in results:
         each = entry["whole_ms"]["median"] / (1e-6 * entry["width"] * entry["height"])
         entry["ms_per_megapixel"] = each
-        entry["relative_per_megapixel"] = each / first.setdefault(entry["precision"], each)
+        entry["relative_per_megapixel"] = each / first.setdefault((entry["weights"], entry["precision"]), each)
