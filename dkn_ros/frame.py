@@ -21,6 +21,8 @@ class Enhanced:
     """HxW metres on the colour grid, NaN where nothing can be known: beyond `fill_distance` from measured depth."""
     timings: dict[str, float]
     """Milliseconds of every stage, in order, and of the `whole`."""
+    blind: bool = False
+    """Whether nothing of the given depth was valid, so that all of `depth` is NaN."""
 
     @property
     def valid(self) -> NDArray[np.bool_]:

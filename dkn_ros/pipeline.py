@@ -145,7 +145,7 @@ class Pipeline:
             out.fill(np.nan)
             if confidence is not None:
                 confidence.fill(0)
-            return Enhanced(out, clock.timings())
+            return Enhanced(out, clock.timings(), blind=True)
         with clock.stage("fill"):
             guess = self.guess(rgb, metres)
         size = self._working_size(rgb, metres)

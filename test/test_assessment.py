@@ -55,6 +55,20 @@ def test_the_first_pairs_are_no_fault() -> None:
     assert level(statistics) == (Level.OK, "pairs arrive, none is published yet")
 
 
+def test_depth_without_anything_valid_is_told_after_some_images_and_until_some_is() -> None:
+    statistics = counting(Clock())
+    statistics.paired()
+    for _ in range(9):
+        statistics.published(7.0, 5.0, 0, blind=True)
+    assert level(statistics)[0] == Level.OK
+    statistics.published(7.0, 5.0, 0, blind=True)
+    found, text = level(statistics)
+    assert found == Level.WARN
+    assert text.startswith("nothing is valid in the last 10 depth images") and "min_depth and max_depth" in text
+    statistics.published(7.0, 5.0, 0)
+    assert level(statistics)[0] == Level.OK
+
+
 def test_overload_and_its_end() -> None:
     clock = Clock()
     statistics = counting(clock)

@@ -192,7 +192,8 @@ def test_device_memory_and_model_are_told(bench: Bench) -> None:
 
 
 def test_overload_is_told_and_its_end(bench: Bench) -> None:
-    rgb, depth = pair(640, 480)
+    depth = image("16UC1", np.full((120, 160), 1500, np.uint16))
+    rgb = image("mono8", np.full((480, 640), 90, np.uint8))  # so that it is the work that takes long, not the way there
 
     def flood() -> Status | None:
         """Faster than any machine can work."""
@@ -218,6 +219,25 @@ def test_overload_is_told_and_its_end(bench: Bench) -> None:
 
     bench.repeat(rest, "OK from the node after its overload")
     bench.process.wait_for_log("over: overload")
+
+
+def test_depth_without_anything_valid_is_told_and_its_end(bench: Bench) -> None:
+    rgb, depth = pair(64, 48)
+    covered = image("16UC1", np.zeros((12, 16), np.uint16))
+
+    def warned() -> Status | None:
+        bench.answer(rgb, covered)
+        status = Status(bench.diagnostics[-1])
+        return status if status.message.startswith("nothing is valid in the last ") else None
+
+    assert bench.repeat(warned, "a warning of images without valid depth").level == Level.WARN
+
+    def seen() -> bool:
+        bench.answer(rgb, depth)
+        return Status(bench.diagnostics[-1]).level == Level.OK
+
+    bench.repeat(seen, "OK from the node when it sees again")
+    bench.process.wait_for_log("over: images without any valid depth")
 
 
 @pytest.mark.parametrize(

@@ -393,7 +393,9 @@ def test_the_result_is_written_to_out(
     result = pipeline.enhance(colour(), depth, out=out)
     assert result.depth is out and not np.shares_memory(wanted.depth, out)
     assert_same(result, wanted)
-    assert_same(pipeline.enhance(colour(), 0 * depth, out=out), Enhanced(np.full_like(out, np.nan), {}))
+    nothing = pipeline.enhance(colour(), 0 * depth, out=out)
+    assert_same(nothing, Enhanced(np.full_like(out, np.nan), {}))
+    assert nothing.blind and not result.blind
 
 
 @pytest.mark.parametrize(

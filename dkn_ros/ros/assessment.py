@@ -12,6 +12,8 @@ from dkn_ros.ros.counts import BUSY, Snapshot
 
 ENOUGH_UNPAIRED = 5
 """So many images of a topic without a pair are no accident of the start."""
+ENOUGH_BLIND = 10
+"""So many images in a row without any valid depth are no hand before the camera."""
 BY_ARRIVAL = "paired by arrival, stamps are zero"
 """What is said while a driver leaves its stamps empty."""
 
@@ -76,6 +78,7 @@ def findings(
         *unheard,
         *(_unpaired(now, inputs, config) if idle and not unheard else ()),
         *beside,
+        *(() if idle else _blind(now)),
         *(() if idle else _overload(now)),
         *(() if idle else _limits(now, config)),
     ]
@@ -128,6 +131,13 @@ def _unpaired(now: Snapshot, inputs: Inputs, config: NodeConfig) -> Iterator[Fin
         yield Finding(
             Level.WARN, "images on one topic only", f"images come on {sending} but not on {silent}; check that driver"
         )
+
+
+def _blind(now: Snapshot) -> Iterator[Finding]:
+    if now.blind >= ENOUGH_BLIND:
+        remedy = "see what is before the camera, and the parameters min_depth and max_depth"
+        text = f"nothing is valid in the last {now.blind} depth images, so nothing is in the output; {remedy}"
+        yield Finding(Level.WARN, "images without any valid depth", text)
 
 
 def _overload(now: Snapshot) -> Iterator[Finding]:

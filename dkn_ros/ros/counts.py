@@ -53,6 +53,7 @@ class Snapshot:
     difference_ms: largest difference between the stamps of a recent pair.  processing_ms: median, of the recent frames.
     NaN: unknown, as there were none.
     since_*: seconds since the last of them; infinite if there was none.  unpaired_*: images since the last pair.
+    blind: frames without any valid depth, in a row until now.
     overruns: in a row, until now.  overloaded: whether they are too many.
     refusal: what was wrong with the last image refused.  failure: why no frame can be processed; empty if they can.
     """
@@ -74,6 +75,7 @@ class Snapshot:
     since_pair: float = math.inf
     unpaired_rgb: int = 0
     unpaired_depth: int = 0
+    blind: int = 0
     overruns: int = 0
     overloaded: bool = False
     refusal: str = ""
@@ -179,6 +181,7 @@ class Statistics:
         self._overload = Overload()
         self._paired_rgb = self._paired_depth = 0  # images received up to the last pair
         self._refusal = self._failure = ""
+        self._blind = 0
 
     def received_rgb(self) -> None:
         """A colour image has come."""
@@ -198,10 +201,10 @@ class Statistics:
             self._overload.paired(now)
             self._paired_rgb, self._paired_depth = self._rgb.total, self._depth.total
 
-    def published(self, latency_ms: float, processing_ms: float, stamp_ns: int) -> None:
+    def published(self, latency_ms: float, processing_ms: float, stamp_ns: int, blind: bool = False) -> None:
         """A frame of that stamp was published; whatever stood in the way before no longer does.
 
-        latency_ms: since its pair came.  processing_ms: that the worker spent on it.
+        latency_ms: since its pair came.  processing_ms: that the worker spent on it.  blind: nothing of it is valid.
         """
         delay = (self._now_ns() - stamp_ns) / 1e9
         with self._lock:
@@ -210,6 +213,7 @@ class Statistics:
             self._processing.add(now, processing_ms)
             self._delays.add(now, delay)
             self._overload.worked(processing_ms / 1e3)
+            self._blind = self._blind + 1 if blind else 0
             self._failure = ""
 
     def dropped_busy(self) -> None:
@@ -254,6 +258,7 @@ class Statistics:
                 since_pair=now - self._pairs.latest,
                 unpaired_rgb=self._rgb.total - self._paired_rgb,
                 unpaired_depth=self._depth.total - self._paired_depth,
+                blind=self._blind,
                 overruns=self._overload.overruns,
                 overloaded=self._overload.overloaded,
                 refusal=self._refusal,

@@ -133,7 +133,7 @@ class Frames:
         if guidance:
             stages["early"] = guidance.milliseconds
         worked_ms = 1e3 * (end - start) + stages.get("early", 0.0)
-        self._statistics.published(latency_ms, worked_ms, stamp_ns(header.stamp))
+        self._statistics.published(latency_ms, worked_ms, stamp_ns(header.stamp), enhanced.blind)
         self._outputs.publish_timing(
             timing_array(
                 header.stamp,
