@@ -728,7 +728,7 @@ def test_parts_are_read_one_after_the_other(run: Run, tmp_path: Path, recording:
 def test_interrupted_it_leaves_nothing(
     tmp_path: Path, scenes: list[Shot], flags: list[str], number: signal.Signals, status: int
 ) -> None:
-    source = recorded(scenes, 1500).write(tmp_path / "in")
+    source = recorded(scenes, 4000).write(tmp_path / "in")  # some seconds of work
     before = sorted(tmp_path.rglob("*"))
     arguments = ["bag", str(source), str(tmp_path / "out"), *flags]
     with running("dkn_ros.cli", arguments, next_domain()) as process:

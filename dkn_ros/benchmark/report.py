@@ -82,7 +82,7 @@ def _about(document: dict[str, Any]) -> str:
 
 def _frames(results: Sequence[dict[str, Any]]) -> str:
     head = ["size", "network", "frames", "median", "p95", "p99", "Hz", "early", "ms/MP", "relative",
-            "published", "faster", "MB", "published MB", "differs"]  # fmt: skip
+            "published", "faster", "MB", "publ. MB", "differs"]  # fmt: skip
     rows = [head]
     for entry in results:
         whole, known = entry["whole_ms"], entry["reference_ms"]
@@ -100,7 +100,7 @@ def _frames(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _difference(entry: dict[str, Any]) -> str:
-    return f"{entry['difference_mm']['p99']:.2f}, {100 * entry['difference_relative']:.3f} %"
+    return f"{entry['difference_mm']['p99']:.2f} / {100 * entry['difference_relative']:.3f}"
 
 
 def _network(entry: dict[str, Any]) -> str:
