@@ -146,7 +146,8 @@ def test_wrong_weights_fail_with_the_reason_and_can_be_put_right(small_weights: 
 
         assert peer.set_parameter("weights", str(small_weights)).successful
         assert manager.change("configure") and manager.change("activate")
-        assert status_of(heard, peer, process, "active").level == Level.OK
+        status = status_of(heard, peer, process, "active")  # which may warn that nobody publishes yet
+        assert status.level < Level.ERROR and "cannot" not in status.message
         assert Bench(peer, process).answer(*pair())
 
         answer = peer.set_parameter("weights", "fdkn")
