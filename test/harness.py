@@ -241,8 +241,8 @@ class Peer:
         client: Any = self.node.create_client(kind, service)
         try:
             self.until(client.service_is_ready, f"the service {service}")
-            # Ready means that we know the server. Until it knows where to answer, which nobody tells us, its response is
-            # dropped ("failed to send response (timeout)").
+            # Ready means that we know the server. Until it knows where to answer, which nobody tells us, what it
+            # responds is dropped ("failed to send response (timeout)").
             self.spin(lambda: False, 0.3)
             future = client.call_async(request)
             self.until(future.done, f"the response of {service}")
