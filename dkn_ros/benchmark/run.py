@@ -26,10 +26,11 @@ from dkn_ros.models.classical import BASELINES, ximgproc
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.preprocess import shrink
 from dkn_ros.sampling import WINDOW, deformable_average, published, reference
+from dkn_ros.settings import settings_of
 
 CLASSICAL = ("guided", "fgs")
 AVERAGE_SIZE = (640, 480)
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = settings_of(PipelineConfig)["precision"][2].choices or ()
 LEAST_SIDE, MOST_SIDE = 32, 8192
 
 
