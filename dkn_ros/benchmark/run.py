@@ -20,17 +20,15 @@ from tqdm import tqdm
 from dkn_ros.benchmark.memory import DoesNotFitError, Peak, measure
 from dkn_ros.benchmark.published import Published, bytes_available, bytes_needed
 from dkn_ros.benchmark.timing import Contender, Run, View, race, spread, views
-from dkn_ros.config import PipelineConfig
+from dkn_ros.config import PRECISIONS, PipelineConfig
 from dkn_ros.depth import to_metres
 from dkn_ros.models.classical import BASELINES, ximgproc
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.preprocess import shrink
 from dkn_ros.sampling import WINDOW, deformable_average, published, reference
-from dkn_ros.settings import settings_of
 
 CLASSICAL = ("guided", "fgs")
 AVERAGE_SIZE = (640, 480)
-PRECISIONS = settings_of(PipelineConfig)["precision"][2].choices or ()
 LEAST_SIDE, MOST_SIDE = 32, 8192
 
 
