@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dkn", description="Guided depth upsampling for RGB-D cameras.")
     parser.add_argument("--version", action="version", version=f"dkn_ros {__version__}")
+    precisions = ", ".join(settings_of(PipelineConfig)["precision"][2].choices or ())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     enhance = _command(commands, "enhance", "upsample one depth image", work.enhance)
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--precisions",
         default="auto",
         metavar="TYPE,...",
-        help="number types of the feature towers: float32, bfloat16, auto; auto is what the pipeline takes here (auto)",
+        help=f"number types of the feature towers, of {precisions}; auto is what the pipeline takes here (auto)",
     )
     benchmark.add_argument(
         "--frames", type=int, default=0, metavar="N", help="frames at each size; 0: as many as take some seconds (0)"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dkn_ros.config import BagConfig, DemoConfig, PipelineConfig
-from dkn_ros.settings import settings_of
+from dkn_ros.settings import chosen, settings_of
 
 ENHANCE_FLAGS = ("weights", "device", "precision", "threads", "min_depth", "max_depth", "fill_distance")
 EVALUATE_FLAGS = ("device", "precision", "threads", "depth_resolution")
@@ -145,7 +145,7 @@ def evaluate(given: argparse.Namespace) -> int:
 def benchmark(given: argparse.Namespace) -> int:
     """Print tables of times and memory; JSON and a plot of them."""
     from dkn_ros.benchmark.report import machine, plot, table
-    from dkn_ros.benchmark.run import Plan, read_precisions, read_sizes, run
+    from dkn_ros.benchmark.run import Plan, read_sizes, run
     from dkn_ros.device import keep_freed_memory
 
     for file in (given.json, given.plot):  # before the work, not after it
@@ -156,7 +156,7 @@ def benchmark(given: argparse.Namespace) -> int:
     keep_freed_memory()  # as the node does
     given.weights, *others = given.weights.split(",")
     config = _settings(PipelineConfig, BENCHMARK_FLAGS, given, fallback=False)
-    sizes, precisions = read_sizes(given.sizes), read_precisions(given.precisions)
+    sizes, precisions = read_sizes(given.sizes), chosen(PipelineConfig, "precision", given.precisions)
     document = run(Plan(sizes, config, precisions, given.factor, given.frames, given.reference, tuple(others)))
     document["command"] = shlex.join(["dkn", *given.arguments])
     document["machine"] = machine(document["device"], document["threads"])

@@ -63,6 +63,16 @@ def settings_of(cls: type) -> dict[str, tuple[type, Any, Setting]]:
     return found
 
 
+def chosen(cls: type, name: str, text: str) -> tuple[str, ...]:
+    """`one,other` -> the values of the setting `name`, each once; ValueError for one that is not among its choices."""
+    choices = settings_of(cls)[name][2].choices or ()
+    values = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for value in values:
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}; wanted: {', '.join(choices)}, separated by commas")
+    return values
+
+
 Config = TypeVar("Config", bound="Settings")
 
 

@@ -21,6 +21,7 @@ from dkn_ros.config import PipelineConfig
 from dkn_ros.models import FDKN
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.sampling import WINDOW, published, reference
+from dkn_ros.settings import chosen
 
 CPU: dict[str, Any] = {"device": "cpu", "threads": 1}
 SIZES = ((64, 48), (96, 80))
@@ -37,7 +38,7 @@ def document(small_weights: Path) -> dict[str, Any]:
     """A benchmark of both number types at two sizes."""
     config = PipelineConfig(weights=str(small_weights), **CPU)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "AVERAGE_SIZE", SIZES[0])
+        patch.setattr(run, "ALONE_SIZE", SIZES[0])
         found = run.run(run.Plan(SIZES, config, ("float32", "bfloat16"), frames=2))
     return {**found, "machine": report.machine("cpu", 1)}
 
@@ -227,7 +228,7 @@ def test_classical_filters_are_timed(document: dict[str, Any]) -> None:
 def test_without_reference_and_classical_filters(
     monkeypatch: pytest.MonkeyPatch, small_weights: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run, "AVERAGE_SIZE", SIZES[0])
+    monkeypatch.setattr(run, "ALONE_SIZE", SIZES[0])
     monkeypatch.delattr(cv2, "ximgproc", raising=False)
     plan = run.Plan(SIZES[:1], PipelineConfig(weights=str(small_weights), **CPU), ("float32",), 2, 1, reference=False)
     found = {**run.run(plan), "machine": report.machine("cpu", 1)}
@@ -295,7 +296,7 @@ def test_facts_of_the_cpu(text: str, expected: tuple[str, list[str]]) -> None:
 def test_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, small_weights: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run, "AVERAGE_SIZE", SIZES[0])
+    monkeypatch.setattr(run, "ALONE_SIZE", SIZES[0])
     output, picture = tmp_path / "numbers.json", tmp_path / "plot.png"
     arguments = ["benchmark", "--weights", str(small_weights), "--device", "cpu", "--threads", "1", "--frames", "1"]
     arguments += ["--sizes", "64x48", "--precisions", "float32", "--no-reference"]
@@ -341,4 +342,4 @@ def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_sizes_and_precisions() -> None:
     assert run.read_sizes("640x480, 320x240,640x480") == ((320, 240), (640, 480))
-    assert run.read_precisions("bfloat16,auto,bfloat16") == ("bfloat16", "auto")
+    assert chosen(PipelineConfig, "precision", "bfloat16,auto, bfloat16") == ("bfloat16", "auto")

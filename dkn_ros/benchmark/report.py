@@ -26,6 +26,11 @@ published          median milliseconds (and number of frames) the published way:
 faster             that over the pipeline's median
 MB                 peak memory of a frame above the loaded model, measured in a process of its own, by
                    {method}
+floor              least time of the towers' convolutions (stages guidance and target) and of the deformable average
+                   (its stage), and how many times that their stages take: multiply-adds of all layers at the rate of a
+                   large matrix product or convolution in the same number type, and bytes of the heads of both towers,
+                   depth and result at the rate of a large sum, both measured between these frames; what fits into
+                   caches may be below its floor
 differs            99th percentile of the difference between both results, millimetres, and its root mean square in
                    percent of the depth's"""
 
@@ -64,7 +69,7 @@ def table(document: dict[str, Any]) -> str:
     """The whole benchmark as text.  document: of `run.run`, with `machine`."""
     parts = [_about(document), _frames(document["results"]), *_stages(document["results"])]
     parts.append(document["classical_missing"] or _classical(document["classical"]))
-    parts += [_average(document["average"]), LEGEND.format(method=document["memory_method"])]
+    parts += [_average(document["average"]), _outputs(document["outputs"]), LEGEND.format(method=document["memory_method"])]
     return "\n\n".join(parts)
 
 
@@ -117,8 +122,16 @@ def _stages(results: Sequence[dict[str, Any]]) -> list[str]:
         for name in names:
             rows.append([name, *(_three(entry["stages_spread_ms"].get(name)) for entry in entries)])
         rows.append(["whole", *(_three(entry["whole_ms"]) for entry in entries)])
+        for name in entries[0]["floors"]:
+            found = [entry["floors"][name] for entry in entries]
+            rows.append([f"floor, {name}", *(f"{_ms(one['ms'])} ({one['ratio']:.1f}x)" for one in found)])
+            rows.append([f"  {_per_second(found[0]['unit'])}", *(f"{1e-9 * one['rate_per_s']:.1f}" for one in found)])
         tables.append(_aligned(rows, left=1) + "\n  (median / p95 / p99, ms)")
     return tables
+
+
+def _per_second(unit: str) -> str:
+    return {"bytes": "GB/s", "multiply-adds": "10^9 multiply-adds/s"}[unit]
 
 
 def _classical(entries: Sequence[dict[str, Any]]) -> str:
@@ -132,6 +145,7 @@ def _classical(entries: Sequence[dict[str, Any]]) -> str:
 
 def _average(average: dict[str, Any]) -> str:
     ms = {name: f"{_ms(value)} ms" for name, value in average["ms"].items()}
+    floor = average["floor"]
     return "\n".join((
         f"deformable average alone, {_size(average)}, {average['device']}",
         *([f"  as published           {ms['published']}"] if "published" in ms else []),
@@ -140,7 +154,15 @@ def _average(average: dict[str, Any]) -> str:
         f"  together with the kernels, from the towers' {average['precision']} heads",
         f"  plain PyTorch          {ms['plain_from_heads']}",
         f"  pipeline               {ms['pipeline_from_heads']}, {average['speedup_from_heads']:.1f} times faster",
+        *([f"  its kernel alone       {ms['kernel_from_heads']}"] if "kernel_from_heads" in ms else []),
+        f"  floor                  {_ms(floor['ms'])} ms ({floor['ratio']:.1f}x), "
+        f"{1e-6 * floor['bytes']:.1f} MB at {1e-9 * floor['bytes_per_s']:.1f} GB/s",
     ))  # fmt: skip
+
+
+def _outputs(outputs: dict[str, Any]) -> str:
+    each = ", ".join(f"{name} {_ms(value)}" for name, value in outputs["ms"].items())
+    return f"further outputs, {_size(outputs)}, {_number_of(outputs['threads'], 'thread')}\n  {each} ms"
 
 
 def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:

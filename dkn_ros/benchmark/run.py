@@ -17,18 +17,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dkn_ros.benchmark.average import average_alone
+from dkn_ros.benchmark.floors import Yardsticks, floors, named
 from dkn_ros.benchmark.memory import DoesNotFitError, Peak, measure
+from dkn_ros.benchmark.outputs import outputs_alone
 from dkn_ros.benchmark.published import Published, bytes_available, bytes_needed
-from dkn_ros.benchmark.timing import Contender, Run, View, race, spread, views
-from dkn_ros.config import PRECISIONS, PipelineConfig
+from dkn_ros.benchmark.timing import Contender, Run, View, race, settle, spread, views
+from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import to_metres
 from dkn_ros.models.classical import BASELINES, ximgproc
 from dkn_ros.pipeline import Pipeline
-from dkn_ros.preprocess import shrink
-from dkn_ros.sampling import WINDOW, deformable_average, published, reference
 
 CLASSICAL = ("guided", "fgs")
-AVERAGE_SIZE = (640, 480)
+ALONE_SIZE = (640, 480)
+"""Width and height at which average and further outputs are timed alone."""
 LEAST_SIDE, MOST_SIDE = 32, 8192
 
 
@@ -69,38 +71,33 @@ def read_sizes(text: str) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(sizes, key=lambda size: size[0] * size[1]))
 
 
-def read_precisions(text: str) -> tuple[str, ...]:
-    """`float32,bfloat16` or `auto` -> the names; ValueError for an unknown one."""
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in PRECISIONS:
-            raise ValueError(f"precision is {name!r}; wanted: {', '.join(PRECISIONS)}")
-    return names
-
-
 def run(plan: Plan) -> dict[str, Any]:
-    """Measure; returns `results` (one for each size and precision), `average`, `classical` and notes, for JSON.
+    """Measure; returns `results` (one for each size and precision), `average`, `outputs`, `classical` and notes.
 
     Raises ValueError for a device that is not there, WeightsError for weights, DoesNotFitError if the pipeline itself
     finds too little memory for a size.
     """
     pipelines = _pipelines(plan)
     device = pipelines[0].device
+    yardsticks = Yardsticks(device, [pipeline.precision for pipeline in pipelines])
     missing = _classical_missing()
     document: dict[str, Any] = {
         "factor": plan.factor, "weights": ", ".join((plan.config.weights, *plan.others)), "device": str(device),
         "threads": pipelines[0].threads,
         "path": pipelines[0].path, "path_notes": list(pipelines[0].notes),
-        "memory_method": "", "results": [], "average": {}, "classical": [], "classical_missing": missing,
+        "memory_method": "", "results": [], "average": {}, "outputs": {}, "classical": [], "classical_missing": missing,
     }  # fmt: skip
     opencv_threads = cv2.getNumThreads()
     cv2.setNumThreads(pipelines[0].threads)  # what a contender does with OpenCV gets the threads of all the others
     try:
         for width, height in plan.sizes:
             with tqdm(desc=f"{width}x{height}", unit="frame", leave=False) as bar:
-                _measure_size(plan, pipelines, width, height, document, bar)
+                _measure_size(plan, pipelines, yardsticks, width, height, document, bar)
+        view = views(*ALONE_SIZE, plan.factor)[0]
         with tqdm(desc="deformable average", unit="frame", leave=False) as bar:
-            document["average"] = average_alone(pipelines[0], plan, bar)
+            document["average"] = average_alone(pipelines[0], view, yardsticks, plan.reference, plan.frames, bar)
+        with tqdm(desc="further outputs", unit="frame", leave=False) as bar:
+            document["outputs"] = outputs_alone(pipelines[0], view, plan.frames, bar)
     finally:
         cv2.setNumThreads(opencv_threads)
     _add_linearity(document["results"])
@@ -116,10 +113,6 @@ def _pipelines(plan: Plan) -> list[Pipeline]:
     return list(found.values())
 
 
-def _precision(pipeline: Pipeline) -> str:
-    return str(pipeline.precision).removeprefix("torch.")
-
-
 def _classical_missing() -> str | None:
     try:
         ximgproc()
@@ -129,7 +122,13 @@ def _classical_missing() -> str | None:
 
 
 def _measure_size(
-    plan: Plan, pipelines: Sequence[Pipeline], width: int, height: int, document: dict[str, Any], bar: tqdm
+    plan: Plan,
+    pipelines: Sequence[Pipeline],
+    yardsticks: Yardsticks,
+    width: int,
+    height: int,
+    document: dict[str, Any],
+    bar: tqdm,
 ) -> None:
     """Everything at one size; adds to `results` and `classical` of the document."""
     device, given = pipelines[0].device, views(width, height, plan.factor)
@@ -144,8 +143,9 @@ def _measure_size(
     known = Published(pipelines[0]) if reference_peak else None
     theirs = [Contender(_publishing(known), aside=True)] if known else []
     classical = {} if document["classical_missing"] else {name: _classical(name) for name in CLASSICAL}
-    race([*ours, *early, *theirs, *classical.values()], given, device, plan.frames, bar)
+    race([*ours, *early, *theirs, *classical.values(), *yardsticks.contenders()], given, device, plan.frames, bar)
 
+    rates = yardsticks.rates
     reference_frames = len(theirs[0].milliseconds) if theirs else 0
     reference_ms = {"median": theirs[0].whole["median"]} if theirs else None
     differences = [
@@ -158,10 +158,11 @@ def _measure_size(
         stages = {name: spread(values) for name, values in contender.stages.items()}
         document["results"].append({
             "width": width, "height": height, "device": str(device), "weights": pipeline.card.name,
-            "precision": _precision(pipeline), "threads": pipeline.threads,
+            "precision": named(pipeline.precision), "threads": pipeline.threads,
             "frames": len(contender.milliseconds), "whole_ms": contender.whole,
             "stages_ms": {name: found["median"] for name, found in stages.items()}, "stages_spread_ms": stages,
             "early_ms": spread(ahead.stages["from_depth"]),
+            "floors": floors(pipeline, given[0], rates, {name: found["median"] for name, found in stages.items()}),
             "reference_ms": reference_ms, "reference_frames": reference_frames, "reference_note": note,
             "speedup": reference_ms["median"] / contender.whole["median"] if reference_ms else None,
             "difference_mm": difference, "difference_relative": relative,
@@ -173,7 +174,7 @@ def _measure_size(
 
 
 def _peak(pipeline: Pipeline, view: View) -> Peak:
-    config = dataclasses.replace(pipeline.config, precision=_precision(pipeline))  # auto, resolved once
+    config = dataclasses.replace(pipeline.config, precision=named(pipeline.precision))  # auto, resolved once
     try:
         return measure(config, view.rgb, view.depth)
     except DoesNotFitError as error:
@@ -188,7 +189,7 @@ def _reference_peak(plan: Plan, pipeline: Pipeline, view: View, width: int, heig
     needed, available = bytes_needed(width, height, pipeline.model), bytes_available(pipeline.device)
     if available is not None and needed > available:
         return None, f"needs {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free"
-    config = dataclasses.replace(pipeline.config, precision=_precision(pipeline))
+    config = dataclasses.replace(pipeline.config, precision=named(pipeline.precision))
     try:
         return measure(config, view.rgb, view.depth, reference=True), ""
     except DoesNotFitError as error:
@@ -215,6 +216,7 @@ def _looking_early(pipeline: Pipeline) -> Run:
     def enhanced(view: View) -> dict[str, float]:
         height, width = view.depth.shape
         guidance = pipeline.look(view.rgb, (height, width))
+        settle(pipeline.device)  # the colour image came well before
         return {"from_depth": pipeline.enhance(view.rgb, view.depth, guidance).timings["whole"]}
 
     return enhanced
@@ -232,53 +234,6 @@ def _classical(name: str) -> Contender:
         BASELINES[name](view.rgb, to_metres(view.depth))
 
     return Contender(filtered, aside=True)
-
-
-@torch.inference_mode()
-def average_alone(pipeline: Pipeline, plan: Plan, bar: tqdm) -> dict[str, Any]:
-    """Milliseconds of the deformable average in its forms, on kernels that the network makes of a frame.
-
-    From kernels to depth as the published code, plain PyTorch and `dkn_ros.sampling` do it; and from what the towers
-    predict to depth, in plain PyTorch and as the pipeline does it.
-    """
-    model, device = pipeline.model, pipeline.device
-    width, height = AVERAGE_SIZE
-    view = views(width, height, plan.factor)[0]
-    _, target = pipeline.prepare(view.rgb, to_metres(view.depth), None)
-    rows, columns = target.image.shape
-    image, guidance_heads, target_heads = pipeline.heads(shrink(view.rgb, columns, rows), target)
-    # Contiguous, whatever the towers leave: no form pays for a layout that it did not choose.
-    weight, offset = (kernel.contiguous() for kernel in model.kernels(guidance_heads, target_heads))
-
-    def eager() -> torch.Tensor:
-        kernels = model.kernels(guidance_heads, target_heads)
-        filtered = reference.deformable_average(image, *kernels, WINDOW)
-        return image + filtered if model.options.residual else filtered
-
-    forms: dict[str, Callable[[], torch.Tensor]] = {
-        "published": lambda: published.deformable_average(image, weight, offset, WINDOW),
-        "plain": lambda: reference.deformable_average(image, weight, offset, WINDOW),
-        "sampling": lambda: deformable_average(image, weight, offset),
-        "plain_from_heads": eager,
-        "pipeline_from_heads": lambda: pipeline.engine.filter(image, guidance_heads, target_heads),
-    }
-    if not plan.reference or (bytes_available(device) or 1 << 62) < bytes_needed(width, height, model):
-        del forms["published"]
-    contenders = {name: Contender(_ignoring(form), aside=True) for name, form in forms.items()}
-    race(list(contenders.values()), [view], device, plan.frames, bar)
-    median = {name: contender.whole["median"] for name, contender in contenders.items()}
-    return {
-        "width": width, "height": height, "device": str(device), "precision": _precision(pipeline),
-        "threads": pipeline.threads, "ms": median, "speedup": median["plain"] / median["sampling"],
-        "speedup_from_heads": median["plain_from_heads"] / median["pipeline_from_heads"],
-    }  # fmt: skip
-
-
-def _ignoring(form: Callable[[], torch.Tensor]) -> Run:
-    def work(_: View) -> None:
-        form()
-
-    return work
 
 
 def _add_linearity(results: list[dict[str, Any]]) -> None:

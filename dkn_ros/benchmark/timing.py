@@ -59,8 +59,7 @@ class Contender:
         """Run once; on a GPU until it is done."""
         start = time.perf_counter()
         stages = self.run(view) or {}
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        settle(device)
         self.milliseconds.append(1e3 * (time.perf_counter() - start))
         for name, value in stages.items():
             self.stages.setdefault(name, []).append(value)
@@ -77,6 +76,12 @@ class Contender:
     def whole(self) -> dict[str, float]:
         """Median, p95 and p99 of what was timed."""
         return spread(self.milliseconds)
+
+
+def settle(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def spread(milliseconds: Sequence[float]) -> dict[str, float]:
