@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from dkn_ros import cli
-from dkn_ros.benchmark import memory, report, run, timing
+from dkn_ros.benchmark import floors, memory, report, run, timing
+from dkn_ros.benchmark.floors import Amounts, Cover, Yardsticks
 from dkn_ros.benchmark.published import Published, bytes_available, bytes_needed, published_filter
 from dkn_ros.config import PipelineConfig
 from dkn_ros.models import FDKN
@@ -26,6 +28,8 @@ from dkn_ros.settings import chosen
 CPU: dict[str, Any] = {"device": "cpu", "threads": 1}
 SIZES = ((64, 48), (96, 80))
 SPREAD = {"median", "p95", "p99"}
+LITTLE = Amounts(side=64, rows=12, megabytes=4)
+"""Yardsticks that measure nothing but take no time."""
 
 
 @pytest.fixture
@@ -39,6 +43,7 @@ def document(small_weights: Path) -> dict[str, Any]:
     config = PipelineConfig(weights=str(small_weights), **CPU)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "ALONE_SIZE", SIZES[0])
+        patch.setitem(floors.AMOUNTS, "cpu", LITTLE)
         found = run.run(run.Plan(SIZES, config, ("float32", "bfloat16"), frames=2))
     return {**found, "machine": report.machine("cpu", 1)}
 
@@ -136,6 +141,76 @@ def test_number_of_frames() -> None:
     assert [count(1e6, 50, aside) for aside in (False, True)] == [50, few]
 
 
+# What the machine allows
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"guided": False}, {"rgb": True, "validity": True, "traits": True}, {"kernel_size": 5}], ids=str
+)
+def test_multiply_adds_are_what_pytorch_counts(make_model: Any, options: dict[str, Any]) -> None:
+    model: FDKN = make_model(**options)
+    generator = torch.Generator().manual_seed(1)
+    guidance = torch.rand(1, 3 if model.options.rgb else 1, 21, 30, generator=generator)
+    target, validity = torch.rand(2, 1, 1, 21, 30, generator=generator)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(guidance if model.options.guided else None, target, validity, torch.tensor([[0.9, 0.3]]))
+    assert floors.multiply_adds(model, 21, 30) == counter.get_total_flops() / 2 > 1e5
+
+
+@pytest.mark.parametrize(("precision", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_bytes_of_the_average_are_those_of_its_images(small_weights: Path, precision: str, size: int) -> None:
+    pipeline = Pipeline(PipelineConfig(weights=str(small_weights), precision=precision, **CPU))
+    heads = floors.heads_of(pipeline, timing.views(66, 50, 4)[0])
+    assert len(heads) == 4 and {head.element_size() for head in heads} == {size}
+    # A weight and an offset in x and y for each of 9 samples by each of two towers; depth and result in float32.
+    assert floors.average_bytes(heads, 48, 64) == (2 * 27 * size + 8) * 48 * 64
+    assert floors.average_bytes(heads, 47, 61) == 2 * 27 * size * 48 * 64 + 8 * 47 * 61
+
+
+def test_yardsticks_are_faster_than_nothing_and_slower_than_light() -> None:
+    kinds = (torch.float32, torch.bfloat16, torch.int8, torch.float32)
+    yardsticks = Yardsticks(torch.device("cpu"), kinds, LITTLE)
+    view = timing.View(np.zeros((1, 1, 3), np.uint8), np.ones((1, 1), np.uint16))
+    with timing.tqdm(disable=True) as bar:
+        timing.race(yardsticks.contenders(floors.READ), [view], torch.device("cpu"), 2, bar)
+        assert set(yardsticks.rates) == {floors.READ}
+        timing.race(yardsticks.contenders(), [view], torch.device("cpu"), 2, bar)
+    assert set(yardsticks.rates) == {
+        "read", "matrix product, float32", "3 x 3 convolution, float32", "matrix product, bfloat16",
+        "3 x 3 convolution, bfloat16", "matrix product, int8",
+    }  # fmt: skip
+    assert all(1e6 < rate < 1e15 for rate in yardsticks.rates.values())
+
+
+def test_a_rate_is_the_amount_over_the_shortest_time() -> None:
+    contender = timing.Contender(lambda _: None, stages={floors.WORK: [4.0, 2.0, 8.0]})
+    assert floors.Yardstick(6e6, contender).rate == 3e9
+
+
+def test_work_is_timed_alone() -> None:
+    seen: list[bool] = []
+
+    def work() -> None:
+        seen.append(torch.is_inference_mode_enabled())
+
+    timings = floors.on_device(work, Cover(torch.device("cpu"), 1))(timing.View(np.zeros(0), np.zeros(0)))  # type: ignore[arg-type]
+    assert seen == [True] and timings is not None and set(timings) == {floors.WORK}
+
+
+@pytest.mark.parametrize("stages", [{"guidance": 3.0, "target": 5.0, "average": 2.0}, {"guidance": 3.0}], ids=str)
+def test_floors_are_work_over_the_best_rate(pipeline: Pipeline, stages: dict[str, float]) -> None:
+    rates = {"read": 1e9, "matrix product, float32": 1e9, "3 x 3 convolution, float32": 2e9, "faster, bfloat16": 9e9}
+    found = floors.floors(pipeline, timing.views(64, 48, 4)[0], rates, stages)
+    convolutions, average = found["convolutions"], found["average"]
+    assert (convolutions["rate_by"], average["rate_by"]) == ("3 x 3 convolution, float32", "read")
+    assert convolutions["ms"] == 1e3 * floors.multiply_adds(pipeline.model, 48, 64) / 2e9
+    assert average["ms"] == 1e3 * (2 * 27 * 4 + 8) * 48 * 64 / 1e9
+    if len(stages) > 1:
+        assert convolutions["ratio"] == 8 / convolutions["ms"] and average["ratio"] == 2 / average["ms"]
+    else:
+        assert convolutions["ratio"] is average["ratio"] is None
+
+
 # Memory
 
 
@@ -206,6 +281,11 @@ def test_document_is_complete_and_sane(document: dict[str, Any]) -> None:
         assert set(entry["early_ms"]) == SPREAD and entry["early_ms"]["median"] > 0
         assert 0 < entry["difference_relative"] < (1e-4 if entry["precision"] == "float32" else 0.05)
         assert entry["difference_mm"]["p99"] < (0.1 if entry["precision"] == "float32" else 100)
+        assert set(entry["floors"]) == {"convolutions", "average"}
+        for floor in entry["floors"].values():
+            assert math.isclose(floor["ms"], 1e3 * floor["amount"] / floor["rate_per_s"])
+            assert math.isclose(floor["ratio"], floor["measured_ms"] / floor["ms"])
+            assert entry["precision"] in floor["rate_by"] or floor["unit"] == "bytes"
         megapixels = entry["width"] * entry["height"] / 1e6
         assert math.isclose(entry["ms_per_megapixel"] * megapixels, whole["median"])
     assert [entry["relative_per_megapixel"] for entry in document["results"][:2]] == [1, 1]
@@ -213,6 +293,10 @@ def test_document_is_complete_and_sane(document: dict[str, Any]) -> None:
         "published", "plain", "sampling", "plain_from_heads", "pipeline_from_heads"
     }  # fmt: skip
     assert document["average"]["speedup"] > 0 and document["average"]["speedup_from_heads"] > 0
+    floor = document["average"]["floor"]
+    assert math.isclose(floor["ratio"] * floor["ms"], document["average"]["ms"]["pipeline_from_heads"])
+    assert set(document["outputs"]["ms"]) == {"confidence", "validity", "preview", "points", "png", "rvl"}
+    assert all(ms > 0 for ms in document["outputs"]["ms"].values())
     facts = document["machine"]
     assert facts["cpu"] and facts["torch"] == torch.__version__ and facts["gpu"] is None
 
@@ -229,6 +313,7 @@ def test_without_reference_and_classical_filters(
     monkeypatch: pytest.MonkeyPatch, small_weights: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(run, "ALONE_SIZE", SIZES[0])
+    monkeypatch.setitem(floors.AMOUNTS, "cpu", LITTLE)
     monkeypatch.delattr(cv2, "ximgproc", raising=False)
     plan = run.Plan(SIZES[:1], PipelineConfig(weights=str(small_weights), **CPU), ("float32",), 2, 1, reference=False)
     found = {**run.run(plan), "machine": report.machine("cpu", 1)}
@@ -261,7 +346,8 @@ def test_reference_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch, pi
 def test_table_is_readable(document: dict[str, Any]) -> None:
     text = report.table(document)
     assert max(map(len, text.splitlines())) <= 130
-    for wanted in ("64x48", "96x80", "float32", "bfloat16", "published", "guidance", "deformable average alone"):
+    for wanted in ("64x48", "96x80", "float32", "bfloat16", "published", "guidance", "deformable average alone", "rvl",
+                   "floor, convolutions", "GB/s", "10^9 multiply-adds/s"):  # fmt: skip
         assert wanted in text
     lines = text.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("size "))
@@ -297,6 +383,7 @@ def test_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, small_weights: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(run, "ALONE_SIZE", SIZES[0])
+    monkeypatch.setitem(floors.AMOUNTS, "cpu", LITTLE)
     output, picture = tmp_path / "numbers.json", tmp_path / "plot.png"
     arguments = ["benchmark", "--weights", str(small_weights), "--device", "cpu", "--threads", "1", "--frames", "1"]
     arguments += ["--sizes", "64x48", "--precisions", "float32", "--no-reference"]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from test_fused import OPTIONS, finishes, random_heads, some_image
 from torch import Tensor
 
+from dkn_ros.benchmark.average import kernel
 from dkn_ros.config import PipelineConfig
 from dkn_ros.engine import NUMBA, PYTORCH, TRITON, Engine, TritonError, Way
 from dkn_ros.fallback import Ladder
@@ -188,6 +189,18 @@ def test_an_engine_tries_the_kernel_before_it_trusts_it(
     monkeypatch.setattr(cuda, "average_of_heads", wrong)
     with pytest.raises(TritonError, match=r"its result on a trial is off by 0\.01"):
         Engine(model, way, "float32")
+
+
+@pytest.mark.parametrize("options", [{}, {"guided": False}], ids=str)
+def test_what_the_benchmark_times_is_the_kernel_of_the_engine(make_model: MakeModel, options: dict[str, Any]) -> None:
+    model = make_model(**options)
+    engine = Engine(model, Way(DEVICE, TRITON), "float32")
+    image = torch.rand(1, 1, 12, 20).to(DEVICE)
+    first, second = (tuple(t.to(DEVICE) for t in random_heads(model, 3, 5, seed=i)) for i in range(2))
+    guidance: Any = first if model.options.guided else None
+    wanted = engine.filter(image, guidance, second)  # type: ignore[arg-type]
+    assert torch.equal(kernel(engine, image, guidance, second)(), wanted)  # type: ignore[arg-type]
+    assert (wanted - image).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

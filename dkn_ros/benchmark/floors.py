@@ -178,11 +178,12 @@ def floors(
     found = {}
     for name, (amount, unit, known) in amounts.items():
         by = max(known, key=lambda one: known[one])
-        taken = sum(stages[stage] for stage in STAGES[name])
+        # A path whose stages are others has a floor all the same.
+        taken = sum(stages[stage] for stage in STAGES[name]) if stages.keys() >= set(STAGES[name]) else None
         floor = 1e3 * amount / known[by]
         found[name] = {
             "ms": floor, "amount": amount, "unit": unit, "rate_per_s": known[by], "rate_by": by,
-            "measured_ms": taken, "ratio": taken / floor,
+            "measured_ms": taken, "ratio": None if taken is None else taken / floor,
         }  # fmt: skip
     return found
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,7 @@ def measure(config: PipelineConfig, rgb: NDArray[np.uint8], depth: NDArray, refe
 
     Raises DoesNotFitError if that process runs out of memory or is killed.
     """
-    # spawn: a forked process would inherit this one's pools, and cannot use CUDA.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=_fresh()) as pool:
         try:
             return pool.submit(_measure_here, config, rgb, depth, reference).result()
         except BrokenProcessPool as error:
@@ -58,6 +58,17 @@ def measure(config: PipelineConfig, rgb: NDArray[np.uint8], depth: NDArray, refe
             if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)):
                 raise DoesNotFitError((str(error) or "out of memory").splitlines()[0]) from error
             raise
+
+
+def _fresh() -> BaseContext:
+    """Processes that have done nothing yet but imports: those of this one would inherit its pools, and no CUDA."""
+    try:
+        context = multiprocessing.get_context("forkserver")
+    except ValueError:  # this system cannot fork
+        return multiprocessing.get_context("spawn")
+    # What takes seconds to import and starts no threads, which would not survive the fork: numba's code starts them.
+    context.set_forkserver_preload(["torch", "cv2", "numba"])
+    return context
 
 
 def _measure_here(config: PipelineConfig, rgb: NDArray[np.uint8], depth: NDArray, reference: bool) -> Peak:

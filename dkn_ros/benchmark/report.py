@@ -124,10 +124,14 @@ def _stages(results: Sequence[dict[str, Any]]) -> list[str]:
         rows.append(["whole", *(_three(entry["whole_ms"]) for entry in entries)])
         for name in entries[0]["floors"]:
             found = [entry["floors"][name] for entry in entries]
-            rows.append([f"floor, {name}", *(f"{_ms(one['ms'])} ({one['ratio']:.1f}x)" for one in found)])
+            rows.append([f"floor, {name}", *map(_floor, found)])
             rows.append([f"  {_per_second(found[0]['unit'])}", *(f"{1e-9 * one['rate_per_s']:.1f}" for one in found)])
         tables.append(_aligned(rows, left=1) + "\n  (median / p95 / p99, ms)")
     return tables
+
+
+def _floor(floor: dict[str, Any]) -> str:
+    return f"{_ms(floor['ms'])} ({floor['ratio']:.1f}x)" if floor["ratio"] else _ms(floor["ms"])
 
 
 def _per_second(unit: str) -> str:
@@ -155,8 +159,7 @@ def _average(average: dict[str, Any]) -> str:
         f"  plain PyTorch          {ms['plain_from_heads']}",
         f"  pipeline               {ms['pipeline_from_heads']}, {average['speedup_from_heads']:.1f} times faster",
         *([f"  its kernel alone       {ms['kernel_from_heads']}"] if "kernel_from_heads" in ms else []),
-        f"  floor                  {_ms(floor['ms'])} ms ({floor['ratio']:.1f}x), "
-        f"{1e-6 * floor['bytes']:.1f} MB at {1e-9 * floor['bytes_per_s']:.1f} GB/s",
+        f"  floor                  {_floor(floor)} ms, {1e-6 * floor['bytes']:.1f} MB at {1e-9 * floor['bytes_per_s']:.1f} GB/s",
     ))  # fmt: skip
 
 
