@@ -84,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         default="bicubic,guided,jbu,fgs",
         help="of bicubic (always there), guided, jbu and fgs, or none (bicubic,guided,jbu,fgs)",
     )
+    evaluate.add_argument(
+        "--precisions",
+        default="auto",
+        metavar="TYPE,...",
+        help=f"number types of the feature towers, of {precisions}; the others are compared with the first (auto)",
+    )
     evaluate.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th frame of the folder (1)")
     evaluate.add_argument(
         "--sequence", action="store_true", help="the frames follow each other: measure flicker from one to the next"

@@ -20,7 +20,7 @@ from dkn_ros.config import BagConfig, DemoConfig, PipelineConfig
 from dkn_ros.settings import chosen, settings_of
 
 ENHANCE_FLAGS = ("weights", "device", "precision", "threads", "min_depth", "max_depth", "fill_distance")
-EVALUATE_FLAGS = ("device", "precision", "threads", "depth_resolution")
+EVALUATE_FLAGS = ("device", "threads", "depth_resolution")
 BENCHMARK_FLAGS = ("weights", "device", "threads")
 
 
@@ -106,7 +106,7 @@ def evaluate(given: argparse.Namespace) -> int:
     """Print tables of errors; JSON and pictures of them."""
     from tqdm import tqdm
 
-    from dkn_ros.evaluation import evaluate, select
+    from dkn_ros.evaluation import evaluate, select, twins
     from dkn_ros.pipeline import Pipeline
     from dkn_ros.report import LEGEND, document, picture, table
 
@@ -117,10 +117,22 @@ def evaluate(given: argparse.Namespace) -> int:
         raise ValueError(f"no folder {Path(given.json).parent} for the JSON file; make it first")
     sources = ",".join(given.weights or [PipelineConfig().weights]).split(",")
     base = _settings(PipelineConfig, EVALUATE_FLAGS, given, fallback=False)
-    pipelines = [Pipeline(dataclasses.replace(base, weights=source)) for source in sources]
+    precisions = chosen(PipelineConfig, "precision", given.precisions)
+    pipelines = [
+        Pipeline(dataclasses.replace(base, weights=source, precision=precision))
+        for source in sources
+        for precision in precisions
+    ]
     networks, baselines, about = select(pipelines, given.baselines.split(","))
     blocks = evaluate(
-        networks, baselines, Path(given.folder), given.tests.split(","), factors, given.every, given.sequence
+        networks,
+        baselines,
+        Path(given.folder),
+        given.tests.split(","),
+        factors,
+        given.every,
+        given.sequence,
+        like=twins(pipelines, list(networks)),
     )
     pictures = Path(given.pictures) if given.pictures else None
     if pictures:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +47,14 @@ stay invalid: what a sensor of lower resolution would have seen, against what th
 are of the colour's size, as drivers register depth: every measurement in all pixels of its block, or in one."""
 
 REFERENCE = "bicubic"
-MEASURES = ("all", "hole", "near", "far", "far_without_holes", "mae", "off", "edge", "flicker")
+MEASURES = (
+    "all", "hole", "near", "far", "far_without_holes", "mae", "off", "edge", "flicker", "differs", "differs_p99"
+)  # fmt: skip
 """RMSE in metres in the zones of `metrics.zones` and, in the far zone, of the same frame without its holes; mean
 absolute error in metres; share of pixels that are off, see `metrics.off_share`; RMSE near depth edges, see
-`metrics.near_edges`; change from one frame to the next in metres, see `metrics.flicker`."""
+`metrics.near_edges`; change from one frame to the next in metres, see `metrics.flicker`.  Of a method that is to give
+what another one gives, see `evaluate`: root mean square of their difference over that of the depth, and 99th percentile
+of the difference in metres, both over all pixels that the two know."""
 
 Outputs = dict[str, FloatImage]
 
@@ -98,6 +103,11 @@ class Block:
         figures = np.array(self.scores[method][measure])
         return float(figures[~np.isnan(figures)].mean()) if not np.isnan(figures).all() else float("nan")
 
+    def most(self, method: str, measure: str) -> float:
+        """The largest of the frames; NaN if none has the figure."""
+        figures = np.array(self.scores[method][measure])
+        return float(np.nanmax(figures)) if not np.isnan(figures).all() else float("nan")
+
     def ratio(self, method: str, measure: str = "all") -> float:
         """A mean over that of bicubic: below 1 is better than bicubic."""
         return float(_over(self.mean(method, measure), self.mean(REFERENCE, measure)))
@@ -132,8 +142,9 @@ def select(
 ) -> tuple[dict[str, Method], dict[str, Method], dict[str, str]]:
     """The methods of `evaluate` by name: networks and baselines, and what each is.
 
-    baselines: of bicubic (which `evaluate` always has), guided, jbu and fgs, or none.  Raises ValueError for others,
-    for weights that are given twice, and if OpenCV lacks the filters.
+    baselines: of bicubic (which `evaluate` always has), guided, jbu and fgs, or none.  Weights that are there in
+    several number types carry these in their names.  Raises ValueError for others, for weights that are given twice,
+    and if OpenCV lacks the filters.
     """
     wanted = [name for name in baselines if name not in (REFERENCE, "none")]
     unknown = sorted(set(wanted) - set(BASELINES))
@@ -144,15 +155,31 @@ def select(
     networks: dict[str, Method] = {}
     about = {REFERENCE: "nearest measured depth in holes, bicubic resampling"}
     about |= {name: (BASELINES[name].__doc__ or "").splitlines()[0] for name in wanted}
+    given = Counter(pipeline.card.sha256 for pipeline in pipelines)
     for pipeline in pipelines:
-        card, name = pipeline.card, pipeline.card.name
-        if name in about:  # two trainings may well have called their weights the same
-            name = f"{name} {card.sha256[:8]}"
-        if name in about:
-            raise ValueError(f"weights {card.name} are given twice; wanted: each once")
+        card, kind = pipeline.card, str(pipeline.precision).removeprefix("torch.")
+        suffix = f", {kind}" if given[card.sha256] > 1 else ""
+        taken = about.get(f"{card.name}{suffix}", "")
+        # Two trainings may well have called their weights the same.
+        name = f"{card.name} {card.sha256[:8]}{suffix}" if taken else f"{card.name}{suffix}"
+        if name in about or taken.endswith(card.sha256):
+            raise ValueError(f"weights {card.name} are given twice, both in {kind}; wanted: each once")
         networks[name] = _network(pipeline)
         about[name] = f"{card.file}, sha256 {card.sha256}"
     return networks, {name: BASELINES[name] for name in wanted}, about
+
+
+def twins(pipelines: Sequence[Pipeline], networks: Sequence[str]) -> dict[str, str]:
+    """Names of networks -> names of what they are to give the same as: the same weights in the first number type.
+
+    networks: the names that `select` gave the pipelines.
+    """
+    found, first = {}, dict[str, str]()
+    for pipeline, name in zip(pipelines, networks, strict=True):
+        original = first.setdefault(pipeline.card.sha256, name)
+        if original != name:
+            found[name] = original
+    return found
 
 
 def evaluate(
@@ -164,12 +191,14 @@ def evaluate(
     every: int = 1,
     sequence: bool = False,
     progress: bool = True,
+    like: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Block, Shot]]:
     """A block for every protocol and factor over every `every`-th frame of a folder, each when it is done.
 
     The methods of a block are bicubic, the baselines and the networks, of which there must be one.  sequence: the
     frames follow each other in time, and flicker is measured from one to the next; else noisy protocols give each frame
-    twice.  Raises ValueError for what cannot be evaluated, before anything is.
+    twice.  like: methods -> what each is to give the same as, see `twins`.  Raises ValueError for what cannot be
+    evaluated, before anything is.
     """
     unknown = sorted(set(protocols) - set(PROTOCOLS))
     if unknown:
@@ -186,7 +215,7 @@ def evaluate(
     def blocks() -> Iterator[tuple[Block, Shot]]:
         with tqdm(total=len(jobs) * len(frames), unit="frame", disable=not progress, leave=False) as bar:
             for protocol, factor in jobs:
-                yield _block(methods, shown, frames, protocol, factor, sequence, bar)
+                yield _block(methods, shown, frames, protocol, factor, sequence, like or {}, bar)
 
     return blocks()
 
@@ -225,6 +254,7 @@ def _block(
     protocol: str,
     factor: int,
     sequence: bool,
+    like: Mapping[str, str],
     bar: tqdm,
 ) -> tuple[Block, Shot]:
     names, seeds, coverage, shots = [], [], [], []
@@ -236,6 +266,8 @@ def _block(
         one = sample(pair, protocol, factor, seeds[-1], twice=not sequence)
         outputs = _outputs(methods, one.rgb, one.low)
         share, figures = _measure(methods, one, outputs, previous)
+        for method in methods:
+            figures[method] |= _difference(outputs[method], outputs.get(like.get(method, "")))
         names.append(one.frame)
         coverage.append(share)
         for method, measure in ((method, measure) for method in methods for measure in MEASURES):
@@ -285,6 +317,16 @@ def _measure(
             "flicker": metrics.flicker(first[method], second[method], static) if static.any() else float("nan"),
         }
     return float(known.sum() / wanted.sum()), figures
+
+
+def _difference(output: FloatImage, wanted: FloatImage | None) -> dict[str, float]:
+    """The measures `differs` and `differs_p99`; NaN where nothing is wanted, or no pixel is known to both."""
+    known = np.isfinite(output) & np.isfinite(wanted) if wanted is not None else np.zeros(0, bool)
+    if wanted is None or not known.any():
+        return {"differs": float("nan"), "differs_p99": float("nan")}
+    difference = np.abs(output[known] - wanted[known], dtype=np.float64)
+    relative = np.sqrt(np.mean(difference**2) / np.mean(wanted[known].astype(np.float64) ** 2))
+    return {"differs": float(relative), "differs_p99": float(np.percentile(difference, 99))}
 
 
 def _over(figure: Any, other: Any) -> Any:

@@ -35,7 +35,9 @@ MAE, >5%              mean absolute error in cm; percentage of pixels that are o
 edge                  RMSE in cm at most 3 pixels from a depth edge, a step of more than 5 %
 flicker               mean change in cm from one frame to the next where the scene stands still
 ratio                 RMSE over that of bicubic, below 1 is better
-worst                 the same of the worst frame, and its name"""
+differs, p99          of a number type from the first (--precisions), mean of the frames / worst frame: root mean square
+                      in percent of the depth's, and 99th percentile in mm, over all pixels that both know
+worst                 ratio of the worst frame, and its name"""
 
 
 def table(block: Block) -> str:
@@ -53,6 +55,8 @@ def table(block: Block) -> str:
     columns["edge"] = [_number(100 * block.mean(method, "edge")) for method in block.scores]
     columns["flicker"] = [_number(100 * block.mean(method, "flicker")) for method in block.scores]
     columns["ratio"] = [_number(block.ratio(method)) for method in block.scores]
+    columns["differs"] = [_differs(block, method, "differs", 100) for method in block.scores]
+    columns["p99"] = [_differs(block, method, "differs_p99", 1000) for method in block.scores]
     columns["worst"] = [_worst(block, method) for method in block.scores]
     lines = [""] * (1 + len(block.scores))
     for head, cells in columns.items():
@@ -128,6 +132,12 @@ def _worst(block: Block, method: str) -> str:
         return ""
     ratio, frame = block.worst(method)
     return f"{ratio:.2f} {frame}"
+
+
+def _differs(block: Block, method: str, measure: str, scale: float) -> str:
+    if isnan(block.mean(method, measure)):
+        return "-"
+    return f"{scale * block.mean(method, measure):.3f} / {scale * block.most(method, measure):.3f}"
 
 
 def _number(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,10 +26,12 @@ from dkn_ros.evaluation import (
     sample,
     seed_of,
     select,
+    twins,
 )
 from dkn_ros.images import ImageFileError, frame_pairs
 from dkn_ros.metrics import BORDER, enlarged
 from dkn_ros.pipeline import Pipeline
+from dkn_ros.report import table
 
 FloatImage = NDArray[np.float32]
 Colour = NDArray[np.uint8]
@@ -354,3 +357,38 @@ def test_baselines_are_chosen_by_name(small_weights: Path, folder: Path, monkeyp
     with pytest.raises(ValueError, match="install opencv-contrib-python-headless"):
         select(given, ["guided"])
     select(given, ["none"])
+
+
+# number types
+
+
+def test_number_types_of_the_same_weights_are_held_against_the_first(small_weights: Path, folder: Path) -> None:
+    base = PipelineConfig(weights=str(small_weights), device="cpu", threads=1)
+    pipelines = [Pipeline(dataclasses.replace(base, precision=kind)) for kind in ("float32", "bfloat16")]
+    networks, _, _ = select(pipelines, ["none"])
+    assert list(networks) == ["small, float32", "small, bfloat16"]
+    like = twins(pipelines, list(networks))
+    assert like == {"small, bfloat16": "small, float32"}
+    ((block, _),) = evaluate(networks, {}, folder, ("real",), (4,), progress=False, like=like)
+    for method in ("bicubic", "small, float32"):
+        assert np.isnan(block.scores[method]["differs"]).all() and np.isnan(block.most(method, "differs_p99"))
+    assert len(block.scores["small, bfloat16"]["differs"]) == 3
+    for index, pair in enumerate(frame_pairs(folder)):
+        given = sample(pair, "real", 4, seed_of(index, "real"), twice=False)
+        first, second = (p.enhance(given.rgb, given.low).depth.astype(np.float64) for p in pipelines)
+        known = ~np.isnan(first) & ~np.isnan(second)
+        difference = np.abs(second - first)[known]
+        assert difference.max() > 1e-4, "there is nothing to compare"
+        relative = np.sqrt((difference**2).mean() / (first[known] ** 2).mean())
+        assert block.scores["small, bfloat16"]["differs"][index] == pytest.approx(relative, rel=1e-5)
+        percentile = np.percentile(difference, 99)
+        assert block.scores["small, bfloat16"]["differs_p99"][index] == pytest.approx(percentile, rel=1e-4)
+    text = table(block)
+    worst = max(block.scores["small, bfloat16"]["differs_p99"])
+    assert f" / {1000 * worst:.3f}" in text and "differs" in text.splitlines()[1]
+
+
+def test_a_number_type_is_given_once(small_weights: Path) -> None:
+    base = PipelineConfig(weights=str(small_weights), device="cpu", threads=1, precision="float32")
+    with pytest.raises(ValueError, match="weights small are given twice, both in float32"):
+        select([Pipeline(base), Pipeline(base)], ["none"])

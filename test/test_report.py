@@ -17,6 +17,7 @@ nan = float("nan")
 def block(**figures: list[float]) -> Block:
     """Two frames; bicubic is off by 10 and 20 cm, the network as given, or half of that."""
     reference = {measure: [0.1, 0.2] for measure in MEASURES} | {"flicker": [nan, 0.02], "off": [0.5, 0.25]}
+    reference |= {"differs": [nan, nan], "differs_p99": [nan, nan]}
     network = {measure: [figure / 2 for figure in values] for measure, values in reference.items()} | figures
     scores = {"bicubic": reference, "fdkn": network}
     return Block("holes", 8, ["first", "second"], [[0, 1], [1, 1]], [1.0, 0.9], scores)
@@ -44,6 +45,13 @@ def test_columns_without_figures_are_left_out() -> None:
         for measure in ("hole", "near", "far_without_holes", "flicker"):
             scores[measure][:] = [nan, nan]
     assert table(plain).splitlines()[1].split() == ["all", "MAE", ">5%", "edge", "ratio", "worst"]
+
+
+def test_number_types_are_told_by_their_mean_and_by_the_worst_frame() -> None:
+    _, head, bicubic, fdkn = table(block(differs=[0.001, 0.002], differs_p99=[0.001, 0.003])).splitlines()
+    assert head.split()[-3:] == ["differs", "p99", "worst"]
+    assert bicubic.split()[-2:] == ["-", "-"]
+    assert fdkn.split()[-8:-2] == ["0.150", "/", "0.200", "2.000", "/", "3.000"]
 
 
 def test_document_holds_everything_and_no_nan() -> None:

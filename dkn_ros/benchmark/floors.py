@@ -99,6 +99,7 @@ class Cover:
         self.numbers = torch.zeros(megabytes << 18, device=device)
 
     def __call__(self) -> None:
+        """Queue it up."""
         if self.numbers.is_cuda:
             self.numbers.zero_()
 

@@ -45,8 +45,9 @@ def published_filter(
 class Published:
     """Guided depth upsampling the published way, with the weights and on the device of a pipeline.
 
-    Its float32 has all of its digits on a GPU too, where PyTorch would convolve with 10 bits of them (TF32).  It fills no holes by a pass of the network and marks no pixel invalid: for depth without holes, where the pipeline
-    does neither.
+    Its float32 has all of its digits on a GPU too, where PyTorch would convolve with 10 bits of them (TF32).  It fills
+    no holes by a pass of the network and marks no pixel invalid: for depth without holes, where the pipeline does
+    neither.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:

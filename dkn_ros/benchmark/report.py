@@ -69,7 +69,8 @@ def table(document: dict[str, Any]) -> str:
     """The whole benchmark as text.  document: of `run.run`, with `machine`."""
     parts = [_about(document), _frames(document["results"]), *_stages(document["results"])]
     parts.append(document["classical_missing"] or _classical(document["classical"]))
-    parts += [_average(document["average"]), _outputs(document["outputs"]), LEGEND.format(method=document["memory_method"])]
+    parts += [_average(document["average"]), _outputs(document["outputs"])]
+    parts.append(LEGEND.format(method=document["memory_method"]))
     return "\n\n".join(parts)
 
 
@@ -150,6 +151,7 @@ def _classical(entries: Sequence[dict[str, Any]]) -> str:
 def _average(average: dict[str, Any]) -> str:
     ms = {name: f"{_ms(value)} ms" for name, value in average["ms"].items()}
     floor = average["floor"]
+    traffic = f"{1e-6 * floor['bytes']:.1f} MB at {1e-9 * floor['bytes_per_s']:.1f} GB/s"
     return "\n".join((
         f"deformable average alone, {_size(average)}, {average['device']}",
         *([f"  as published           {ms['published']}"] if "published" in ms else []),
@@ -159,7 +161,7 @@ def _average(average: dict[str, Any]) -> str:
         f"  plain PyTorch          {ms['plain_from_heads']}",
         f"  pipeline               {ms['pipeline_from_heads']}, {average['speedup_from_heads']:.1f} times faster",
         *([f"  its kernel alone       {ms['kernel_from_heads']}"] if "kernel_from_heads" in ms else []),
-        f"  floor                  {_floor(floor)} ms, {1e-6 * floor['bytes']:.1f} MB at {1e-9 * floor['bytes_per_s']:.1f} GB/s",
+        f"  floor                  {_floor(floor)} ms, {traffic}",
     ))  # fmt: skip
 
 
