@@ -168,13 +168,11 @@ def _add_flags(parser: argparse.ArgumentParser, kind: type[Settings], names: Seq
     known = settings_of(kind)
     for name in names:
         python_type, default, about = known[name]
-        parser.add_argument(
-            "--" + name.replace("_", "-"),
-            type=python_type,
-            default=default,
-            choices=about.choices,
-            help=f"{about.description} ({default})".replace("%", "%%"),
-        )
+        flag, text = "--" + name.replace("_", "-"), f"{about.description} ({default})".replace("%", "%%")
+        if python_type is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        else:
+            parser.add_argument(flag, type=python_type, default=default, choices=about.choices, help=text)
 
 
 if __name__ == "__main__":

@@ -191,6 +191,9 @@ class CameraConfig(Settings):
         choices=("", "replicate", "sparse"),
     )
     rate: float = setting(30.0, "frames a second", 0.1, 1000.0)
+    depth_delay: float = setting(
+        0.0, "seconds after its colour image that a depth image is sent, less than a period", 0.0, 10.0
+    )
     seed: int = setting(27, "seed of the synthetic scene and of the camera model", 0)
     frames: int = setting(24, "rendered frames of the synthetic scene, played forth and back", 1, 10000)
     count: int = setting(0, "stop after so many frames; 0: go on until told to stop", 0)
@@ -218,6 +221,8 @@ class DemoConfig(Settings):
     factor: int = setting(8, "how many times smaller the depth is than the colour, per axis", 1, 16)
     method: str = setting("area", "how the depth is made smaller", choices=("area", "nearest", "bicubic"))
     rate: float = setting(30.0, "frames a second of the camera", 0.1, 1000.0)
+    depth_delay: float = setting(CameraConfig.depth_delay, "seconds from a colour image to its depth image", 0.0, 10.0)
+    early_guidance: bool = setting(NodeConfig.early_guidance, "look at a colour image before its depth comes")
     weights: str = setting("fdkn", "name of a card, or path of a .safetensors file")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     precision: str = setting("auto", "number type of the feature towers", choices=PRECISIONS)

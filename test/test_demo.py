@@ -49,6 +49,7 @@ def run_demo(tmp_path: Path) -> RunDemo:
             "--seconds": SECONDS,
             "--rate": 10,
             "--device": "cpu",
+            "--depth-delay": 0.05,
             "--out": folder,
         }
         arguments = [str(part) for pair in given.items() for part in pair]
@@ -73,6 +74,8 @@ def test_good_run_ends_with_numbers_and_pictures(run_demo: RunDemo, identity_wei
     assert demo.ENOUGH * summary["accepted"] <= summary["received"] <= summary["sent"]
     assert all(isinstance(count, int) for count in summary["dropped"].values())
     assert summary["rate_hz"] > 0
+    assert summary["depth_delay_ms"] == 50 <= summary["latency_ms"]["p50"]
+    assert 0 < summary["early_guidance"] <= summary["published"], "after the first eight pairs"
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p95"] <= summary["latency_ms"]["p99"]
     assert {"preprocess", "guidance", "target", "average", "postprocess"} <= summary["stages_ms"].keys()
     assert all(milliseconds >= 0 for milliseconds in summary["stages_ms"].values())
@@ -129,6 +132,8 @@ GOOD: dict[str, Any] = {
     "device": "cpu",
     "precision": "int8",
     "weights": "fdkn 0123456789ab",
+    "depth_delay_ms": 0.0,
+    "early_guidance": 0,
 }
 
 
@@ -175,6 +180,11 @@ def test_table() -> None:
 )
 def test_table_in_other_cases(summary: dict[str, Any], expected: str) -> None:
     assert expected in demo.table(summary)
+
+
+def test_table_tells_the_head_start_of_colour() -> None:
+    text = demo.table(changed(depth_delay_ms=45.0, early_guidance=81))
+    assert " / 44 ms (p50 / p95 / p99), 45 of them from colour to depth; 81 of 90 frames begun there\n" in text
 
 
 def test_table_without_a_comparison() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dkn_ros.config import PipelineConfig
 from dkn_ros.flying import forget_flying
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.synthetic.degradation import KINECT, CameraModel, degrade
+from dkn_ros.synthetic.flying_check import counts, table, total
 from dkn_ros.synthetic.scene import Scene
 
 HEIGHT, WIDTH = 40, 60
@@ -111,6 +113,31 @@ def test_on_rendered_rooms_wrong_pixels_go_and_right_ones_stay(camera: CameraMod
     print(f"wrong ones removed: {counts[0] / counts[1]:.1%}, right ones lost: {counts[2] / counts[3]:.3%}")
     assert counts[0] > 0.35 * counts[1]
     assert counts[2] < 0.005 * counts[3]
+
+
+def test_the_check_counts_what_goes() -> None:
+    """One pixel between a box and a wall goes; one beside them, wrong as it is, lies on a surface of its own kind."""
+    truth = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    truth[:, : WIDTH // 2] = 1.0
+    depth = truth.copy()
+    depth[5, WIDTH // 2] = 1.5
+    depth[6:10, -4:] = 2.2
+    depth[-1, -1] = np.nan
+    gone = removed(depth.copy())
+    assert gone[5, WIDTH // 2] and gone.sum() == 1
+    found = counts(depth, truth, THRESHOLD, Buffers())
+    size = depth.size
+    np.testing.assert_array_equal(found, [[17, 1], [size - 18, 0], [size - 1, 1]])
+    last = table({0.03: found}).splitlines()[-1].split()
+    assert last[:6] == ["0.03", "6", "%", "0.00", "%", f"{100 / (size - 1):.1f}"]
+
+
+def test_the_check_looks_at_every_camera(small_weights: Path) -> None:
+    pipeline = Pipeline(PipelineConfig(weights=str(small_weights), device="cpu", threads=1))
+    found = total(pipeline, (2000,), (CameraModel(4, "area"), CameraModel(2, "area")), 64, 48)
+    assert set(found) == {0.02, 0.03, 0.05}
+    for sums in found.values():
+        assert sums[2, 0] == 2 * 64 * 48 and (sums[:, 1] <= sums[:, 0]).all()
 
 
 def test_the_pipeline_applies_it_last_and_only_if_asked() -> None:

@@ -145,6 +145,7 @@ def test_settings_that_do_not_fit_are_named_in_one_line(tmp_path: Path) -> None:
         ({"extrinsics": "1 2 3"}, "extrinsics are 1 2 3; wanted: "),
         ({"source": folder, "extrinsics": "0.1 0 0 0 0 0 1"}, "wanted: source synthetic, or no extrinsics"),
         ({"depth_width": 320}, "factor is 0.5; wanted: at least 1"),
+        ({"depth_delay": 0.1, "rate": 10.0}, "depth_delay is 0.1 s; wanted: less than a period, which is 0.1 s"),
     ]
     for values, said in given:
         with running(CAMERA, parameters(width=160, height=120, frames=1, **values), next_domain()) as process:

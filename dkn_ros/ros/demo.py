@@ -57,12 +57,14 @@ def run(config: DemoConfig, output: Path) -> dict[str, Any]:
             "device": config.device,
             "precision": config.precision,
             "warm_up_factor": config.factor,
+            "early_guidance": config.early_guidance,
         },
         "sim_camera": {
             "source": config.source,
             "factor": config.factor,
             "method": config.method,
             "rate": config.rate,
+            "depth_delay": config.depth_delay,
             "count": count,
             "wait": True,
         },
@@ -103,7 +105,8 @@ def table(summary: dict[str, Any]) -> str:
                    f"{summary['received']} received"),
         ("dropped", dropped),
         ("rate", f"{summary['rate_hz']:.1f} Hz"),
-        ("latency", " / ".join(f"{latency[p]:.0f}" for p in ("p50", "p95", "p99")) + " ms (p50 / p95 / p99)"),
+        ("latency", " / ".join(f"{latency[p]:.0f}" for p in ("p50", "p95", "p99")) + " ms (p50 / p95 / p99)"
+                    f"{_head_start(summary)}"),
         ("stages", ", ".join(f"{name} {ms:.1f}" for name, ms in summary["stages_ms"].items()) + " ms (p50)"),
         ("device", f"{summary['device']}, {summary['precision']}, weights {summary['weights']}"),
     ]  # fmt: skip
@@ -113,6 +116,14 @@ def table(summary: dict[str, Any]) -> str:
         rows.append(("RMSE", f"bicubic {100 * errors['bicubic']:.2f} cm, output {100 * errors['output']:.2f} cm "
                              f"({change}, {summary['compared']} frames)"))  # fmt: skip
     return "\n".join(f"{name:<9}{text}" for name, text in rows)
+
+
+def _head_start(summary: dict[str, Any]) -> str:
+    """What of the latency is the camera's, and how many frames the node made use of it for."""
+    if not summary["depth_delay_ms"]:
+        return ""
+    early, published = summary["early_guidance"], summary["published"]
+    return f", {summary['depth_delay_ms']:.0f} of them from colour to depth; {early} of {published} frames begun there"
 
 
 def _environment() -> None:
@@ -202,6 +213,8 @@ def _summary(probe: Any, config: DemoConfig) -> dict[str, Any]:
         "dropped": dropped,
         "rate_hz": round((len(times) - 1) / span, 2) if span > 0 else 0.0,
         "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
+        "depth_delay_ms": 1e3 * config.depth_delay,
+        "early_guidance": len(probe.stages.get("early", ())),
         "stages_ms": {n: round(float(np.median(ms)), 2) for n, ms in probe.stages.items() if n not in whole},
         "rmse_m": {"bicubic": before, "output": after},
         "compared": len(probe.compared),

@@ -57,6 +57,9 @@ class SimCamera(Node):
         self.config = parameters.declare(self, CameraConfig)
         self.done = False
         self.sent = 0
+        period, delay = 1.0 / self.config.rate, self.config.depth_delay
+        if delay >= period:
+            raise ValueError(f"depth_delay is {delay:g} s; wanted: less than a period, which is {period:g} s")
         profile = qos(self.config.reliability, self.config.queue_depth)
         self._rgb = self.create_publisher(Image, "rgb/image", profile)
         self._rgb_info = self.create_publisher(CameraInfo, "rgb/camera_info", profile)
@@ -71,7 +74,11 @@ class SimCamera(Node):
             f"colour {_size(messages[0].rgb)}, depth {_size(messages[0].depth)}, {self.config.rate:g} Hz"
         )
         self._frames = _forth_and_back(messages)
-        self.create_timer(1.0 / self.config.rate, self._send)
+        self._frame = messages[0]
+        self._delay = self.create_timer(delay, self._send_depth) if delay else None
+        if self._delay:
+            self._delay.cancel()
+        self.create_timer(period, self._send)
         self.create_timer(1.0, self._report)
 
     def _messages(self, shot: Shot) -> _Messages:
@@ -89,7 +96,7 @@ class SimCamera(Node):
     def _send(self) -> None:
         if self.done or (self.config.wait and self.sent == 0 and not self._heard()):
             return
-        frame = next(self._frames)
+        frame = self._frame = next(self._frames)
         stamp: Time = self.get_clock().now().to_msg()
         stamped = (frame.depth, frame.depth_info, frame.truth)
         for message in stamped if self.config.empty_header else (frame.rgb, frame.rgb_info, *stamped):
@@ -97,10 +104,27 @@ class SimCamera(Node):
         # The truth first: who compares has it when the result comes.
         if has_truth(self.sent, self.config.truth_every) and self._truth.get_subscription_count():
             self._truth.publish(frame.truth)
-        self._depth_info.publish(frame.depth_info)
-        self._depth.publish(frame.depth)
+        if self._delay is None:
+            self._publish_depth()
         self._rgb_info.publish(frame.rgb_info)
         self._rgb.publish(frame.rgb)
+        if self._delay is None:
+            self._count()
+        else:
+            self._delay.reset()
+
+    def _send_depth(self) -> None:
+        """The rest of a frame, when its time has come; once."""
+        if self._delay:
+            self._delay.cancel()
+        self._publish_depth()
+        self._count()
+
+    def _publish_depth(self) -> None:
+        self._depth_info.publish(self._frame.depth_info)
+        self._depth.publish(self._frame.depth)
+
+    def _count(self) -> None:
         self.sent += 1
         if self.sent == self.config.count:
             self.done = True
