@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,10 @@ def test_unusable_folder_is_named_in_one_line(tmp_path: Path) -> None:
     missing = tmp_path / "nothing"
     wrong = write_frames(tmp_path / "frames", count=1)
     cv2.imwrite(str(wrong / "000_depth.png"), np.full((60, 80), 1000, np.uint16))
-    for folder, said in ((missing, f"no folder {missing}"), (wrong, "wanted: the same size")):
-        with running(CAMERA, parameters(source=str(folder)), next_domain()) as process:
+    given = ((missing, f"no folder {missing}"), (wrong, "wanted: the same size"))
+    with ExitStack() as stack:  # all of them at once
+        cameras = [stack.enter_context(running(CAMERA, parameters(source=str(f)), next_domain())) for f, _ in given]
+        for process, (_, said) in zip(cameras, given, strict=True):
             assert process.wait() == 1
             (line,) = process.log.splitlines()
             assert line.startswith("[FATAL]")
@@ -147,8 +150,11 @@ def test_settings_that_do_not_fit_are_named_in_one_line(tmp_path: Path) -> None:
         ({"depth_width": 320}, "factor is 0.5; wanted: at least 1"),
         ({"depth_delay": 0.1, "rate": 10.0}, "depth_delay is 0.1 s; wanted: less than a period, which is 0.1 s"),
     ]
-    for values, said in given:
-        with running(CAMERA, parameters(width=160, height=120, frames=1, **values), next_domain()) as process:
+    small: dict[str, Any] = {"width": 160, "height": 120, "frames": 1}
+    with ExitStack() as stack:  # all of them at once
+        each = [parameters(**small, **values) for values, _ in given]
+        cameras = [stack.enter_context(running(CAMERA, one, next_domain())) for one in each]
+        for process, (_, said) in zip(cameras, given, strict=True):
             assert process.wait() == 1
             assert "cannot start: " in process.log and said in process.log
             assert "Traceback" not in process.log

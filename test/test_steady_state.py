@@ -7,7 +7,8 @@ import json
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +197,34 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module", params=["main thread", "worker thread"])
-def cost(request: pytest.FixtureRequest) -> dict[str, Any]:
+THREADS = ("main thread", "worker thread")
+
+
+@pytest.fixture(scope="module")
+def costs() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """For each of THREADS a new process that works in it: both at once, for neither looks at the clock."""
+    with ExitStack() as stack:
+        started = {}
+        for name in THREADS:
+            process = subprocess.Popen(
+                [sys.executable, "-c", SCRIPT, name],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+            )
+            started[name] = stack.enter_context(process)
+            stack.callback(process.kill)
+        yield started
+
+
+@pytest.fixture(scope="module", params=THREADS)
+def cost(request: pytest.FixtureRequest, costs: dict[str, subprocess.Popen[str]]) -> dict[str, Any]:
     """What 20 frames, with the shipped weights, cost in a thread of a new process."""
-    command = [sys.executable, "-c", SCRIPT, request.param]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    process = costs[request.param]
+    out, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    found: dict[str, Any] = json.loads(out)
     print(found)
     return found
 
