@@ -106,7 +106,8 @@ def evaluate(given: argparse.Namespace) -> int:
     """Print tables of errors; JSON and pictures of them."""
     from tqdm import tqdm
 
-    from dkn_ros.evaluation import evaluate, select, twins
+    from dkn_ros.evaluation import evaluate
+    from dkn_ros.methods import select, twins
     from dkn_ros.pipeline import Pipeline
     from dkn_ros.report import LEGEND, document, picture, table
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +19,14 @@ from tqdm import tqdm
 
 from dkn_ros import metrics
 from dkn_ros.images import FramePair, frame_pairs, read_pair
+from dkn_ros.methods import REFERENCE, Method
 from dkn_ros.metrics import rmse
-from dkn_ros.models.classical import BASELINES, ximgproc
-from dkn_ros.pipeline import Pipeline
 from dkn_ros.preprocess import fill_holes, guidance_image
 from dkn_ros.resampling import resample
 from dkn_ros.synthetic.degradation import KINECT, CameraModel, degrade
 
 FloatImage = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-Method = Callable[[NDArray[np.uint8], FloatImage], FloatImage]
-"""Colour HxWx3 and depth hxw (metres, NaN invalid) -> depth HxW (metres, NaN unknown)."""
 
 PROTOCOLS: Mapping[str, CameraModel] = {
     "clean": CameraModel(method="bicubic"),
@@ -46,7 +42,6 @@ PROTOCOLS: Mapping[str, CameraModel] = {
 stay invalid: what a sensor of lower resolution would have seen, against what the sensor saw.  `replicated` and `sparse`
 are of the colour's size, as drivers register depth: every measurement in all pixels of its block, or in one."""
 
-REFERENCE = "bicubic"
 MEASURES = (
     "all", "hole", "near", "far", "far_without_holes", "mae", "off", "edge", "flicker", "differs", "differs_p99"
 )  # fmt: skip
@@ -135,51 +130,6 @@ def compare(output: FloatImage, low: FloatImage, truth: FloatImage) -> tuple[flo
     baseline = bicubic(low, truth.shape[1], truth.shape[0])
     baseline[np.isnan(output)] = np.nan
     return rmse(baseline, truth), rmse(output, truth)
-
-
-def select(
-    pipelines: Sequence[Pipeline], baselines: Sequence[str]
-) -> tuple[dict[str, Method], dict[str, Method], dict[str, str]]:
-    """The methods of `evaluate` by name: networks and baselines, and what each is.
-
-    baselines: of bicubic (which `evaluate` always has), guided, jbu and fgs, or none.  Weights that are there in
-    several number types carry these in their names.  Raises ValueError for others, for weights that are given twice,
-    and if OpenCV lacks the filters.
-    """
-    wanted = [name for name in baselines if name not in (REFERENCE, "none")]
-    unknown = sorted(set(wanted) - set(BASELINES))
-    if unknown:
-        raise ValueError(f"unknown baseline {', '.join(unknown)}; known: {REFERENCE}, {', '.join(BASELINES)}, none")
-    if wanted:
-        ximgproc()  # before the work, not in the middle of it
-    networks: dict[str, Method] = {}
-    about = {REFERENCE: "nearest measured depth in holes, bicubic resampling"}
-    about |= {name: (BASELINES[name].__doc__ or "").splitlines()[0] for name in wanted}
-    given = Counter(pipeline.card.sha256 for pipeline in pipelines)
-    for pipeline in pipelines:
-        card, kind = pipeline.card, str(pipeline.precision).removeprefix("torch.")
-        suffix = f", {kind}" if given[card.sha256] > 1 else ""
-        taken = about.get(f"{card.name}{suffix}", "")
-        # Two trainings may well have called their weights the same.
-        name = f"{card.name} {card.sha256[:8]}{suffix}" if taken else f"{card.name}{suffix}"
-        if name in about or taken.endswith(card.sha256):
-            raise ValueError(f"weights {card.name} are given twice, both in {kind}; wanted: each once")
-        networks[name] = _network(pipeline)
-        about[name] = f"{card.file}, sha256 {card.sha256}"
-    return networks, {name: BASELINES[name] for name in wanted}, about
-
-
-def twins(pipelines: Sequence[Pipeline], networks: Sequence[str]) -> dict[str, str]:
-    """Names of networks -> names of what they are to give the same as: the same weights in the first number type.
-
-    networks: the names that `select` gave the pipelines.
-    """
-    found, first = {}, dict[str, str]()
-    for pipeline, name in zip(pipelines, networks, strict=True):
-        original = first.setdefault(pipeline.card.sha256, name)
-        if original != name:
-            found[name] = original
-    return found
 
 
 def evaluate(
@@ -352,10 +302,6 @@ def _still(previous: Sample, now: Sample, factor: int) -> Mask:
     light = (guidance_image(previous.rgb)[0], guidance_image(now.rgb)[0])
     measured = np.isfinite(previous.low) & np.isfinite(now.low)
     return metrics.still(light, (previous.truth, now.truth)) & metrics.enlarged(measured, factor)
-
-
-def _network(pipeline: Pipeline) -> Method:
-    return lambda rgb, low: pipeline.enhance(rgb, low).depth
 
 
 def _reference(rgb: NDArray[np.uint8], low: FloatImage) -> FloatImage:

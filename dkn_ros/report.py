@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from dkn_ros import __version__
-from dkn_ros.evaluation import MEASURES, PROTOCOLS, REFERENCE, Block, Shot
+from dkn_ros.evaluation import MEASURES, PROTOCOLS, Block, Shot
+from dkn_ros.methods import REFERENCE
 
 ABOUT = {
     "clean": "antialiased bicubic reduction",

@@ -35,7 +35,7 @@ LAYERS = (
     {"models"},
     {"weights"},
     {"pipeline"},
-    {"ros", "benchmark", "evaluation", "report", "explain", "commands", "cli"},
+    {"ros", "benchmark", "evaluation", "methods", "report", "explain", "commands", "cli"},
 )
 """From the bottom up; a module may import, also by way of others, only from its own layer and those below."""
 OPTIONAL = {"dkn_ros.sampling.cuda": "triton"}

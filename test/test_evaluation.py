@@ -19,16 +19,14 @@ from dkn_ros.evaluation import (
     MEASURES,
     PROTOCOLS,
     Block,
-    Method,
     bicubic,
     compare,
     evaluate,
     sample,
     seed_of,
-    select,
-    twins,
 )
 from dkn_ros.images import ImageFileError, frame_pairs
+from dkn_ros.methods import Method, select, twins
 from dkn_ros.metrics import BORDER, enlarged
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.report import table

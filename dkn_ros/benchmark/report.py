@@ -131,8 +131,8 @@ def _stages(results: Sequence[dict[str, Any]]) -> list[str]:
     return tables
 
 
-def _floor(floor: dict[str, Any]) -> str:
-    return f"{_ms(floor['ms'])} ({floor['ratio']:.1f}x)" if floor["ratio"] else _ms(floor["ms"])
+def _floor(floor: dict[str, Any], unit: str = "") -> str:
+    return f"{_ms(floor['ms'])}{unit} ({floor['ratio']:.1f}x)" if floor["ratio"] else f"{_ms(floor['ms'])}{unit}"
 
 
 def _per_second(unit: str) -> str:
@@ -161,7 +161,7 @@ def _average(average: dict[str, Any]) -> str:
         f"  plain PyTorch          {ms['plain_from_heads']}",
         f"  pipeline               {ms['pipeline_from_heads']}, {average['speedup_from_heads']:.1f} times faster",
         *([f"  its kernel alone       {ms['kernel_from_heads']}"] if "kernel_from_heads" in ms else []),
-        f"  floor                  {_floor(floor)} ms, {traffic}",
+        f"  floor                  {_floor(floor, ' ms')}, {traffic}",
     ))  # fmt: skip
 
 
