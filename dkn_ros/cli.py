@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from dkn_ros import __version__
 from dkn_ros import commands as work
-from dkn_ros.config import BagConfig, DemoConfig, PipelineConfig
+from dkn_ros.config import PRECISIONS, BagConfig, DemoConfig, PipelineConfig
 from dkn_ros.settings import Settings, settings_of
 
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dkn", description="Guided depth upsampling for RGB-D cameras.")
     parser.add_argument("--version", action="version", version=f"dkn_ros {__version__}")
-    precisions = ", ".join(settings_of(PipelineConfig)["precision"][2].choices or ())
+    precisions = ", ".join(PRECISIONS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     enhance = _command(commands, "enhance", "upsample one depth image", work.enhance)

@@ -116,13 +116,13 @@ def test_rounding(kind: torch.dtype) -> None:
 
 PROBE = """
 import torch
-from dkn_ros.models.eight_bit import SAFE, _Convolution, largest_weight
+from dkn_ros.models.eight_bit import SAFE, Convolution, largest_weight
 largest = largest_weight()
 torch.manual_seed(0)
 layer = torch.nn.Conv2d(64, 64, 3, padding=1)
 image = torch.randint(0, 256, (1, 64, 9, 11), dtype=torch.uint8).to(memory_format=torch.channels_last)
 with torch.inference_mode():
-    found = _Convolution(layer, 1.0, largest, 1.0, torch.float32)(image)
+    found = Convolution(layer, 1.0, largest, 1.0, torch.float32)(image)
     wanted = layer(image.float())
 print(largest == SAFE, float((found - wanted).square().mean().sqrt() / wanted.std()))
 """
@@ -147,7 +147,7 @@ def test_a_machine_that_cannot_says_so(monkeypatch: pytest.MonkeyPatch, small_we
         raise RuntimeError("no such operation\nand a stack")
 
     eight_bit.largest_weight.cache_clear()
-    monkeypatch.setattr(eight_bit, "_Convolution", refuse)
+    monkeypatch.setattr(eight_bit, "Convolution", refuse)
     with pytest.raises(
         eight_bit.EightBitError, match=r"int8, which PyTorch .* cannot .* \(no such operation\); wanted: auto, float32"
     ):
@@ -158,6 +158,6 @@ def test_a_machine_that_cannot_says_so(monkeypatch: pytest.MonkeyPatch, small_we
         running.check(dataclasses.replace(running.config, precision="int8"))
     with pytest.raises(ValueError, match="no such operation"):
         Pipeline(dataclasses.replace(running.config, precision="int8"))
-    monkeypatch.setattr(eight_bit, "_Convolution", lambda *_: lambda image: torch.zeros(1))
+    monkeypatch.setattr(eight_bit, "Convolution", lambda *_: lambda image: torch.zeros(1))
     with pytest.raises(eight_bit.EightBitError, match="come out wrong; wanted: auto, float32 or bfloat16"):
         eight_bit.largest_weight()

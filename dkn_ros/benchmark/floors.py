@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,22 +118,28 @@ def on_device(work: Callable[[], object], cover: Cover) -> Run:
     return run
 
 
+@torch.inference_mode()
 def _arithmetic(
     device: torch.device, kind: torch.dtype, amounts: Amounts
 ) -> dict[str, tuple[float, Callable[[], object]]]:
     """Name -> multiply-adds and work."""
     side, rows, columns, channels = amounts.side, amounts.rows, 4 * amounts.rows // 3, 128
-    if not kind.is_floating_point:
-        matrix = torch.ones((side, side), dtype=torch.int8, device=device)
-        return {"matrix product": (float(side**3), lambda: torch._int_mm(matrix, matrix))}
-    matrix = torch.randn((side, side), device=device).to(kind)
     layer = nn.Conv2d(channels, channels, 3, padding=1, device=device)
-    layer.to(kind).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image = torch.randn((1, channels, rows, columns), device=device).to(kind).to(memory_format=torch.channels_last)
-    return {
-        "matrix product": (float(side**3), lambda: matrix @ matrix),
-        "3 x 3 convolution": (float(layer.weight.numel() * rows * columns), lambda: layer(image)),
-    }
+    each = float(side**3), float(layer.weight.numel() * rows * columns)
+    image = torch.rand((1, channels, rows, columns), device=device).to(memory_format=torch.channels_last)
+    product: Callable[[], object]
+    convolution: Callable[[], object]
+    if kind == torch.int8:
+        from dkn_ros.models.eight_bit import Convolution, largest_weight
+
+        numbers, pixels = torch.ones((side, side), dtype=kind, device=device), (255 * image).to(torch.uint8)
+        eight_bit = Convolution(layer, 1.0, largest_weight(), 1.0, torch.uint8)
+        product, convolution = partial(torch._int_mm, numbers, numbers), partial(eight_bit, pixels)
+    else:
+        matrix = torch.randn((side, side), device=device).to(kind)
+        layer.to(kind).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        product, convolution = partial(torch.matmul, matrix, matrix), partial(layer, image.to(kind))
+    return {"matrix product": (each[0], product), "3 x 3 convolution": (each[1], convolution)}
 
 
 def multiply_adds(model: FDKN, height: int, width: int) -> int:

@@ -95,10 +95,10 @@ class EightBitTower:
         self._first.bias /= steps[0]
         self._first.to(kind).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._layers = [
-            _Convolution(getattr(plain, name), steps[i], largest, steps[i + 1], torch.uint8)
+            Convolution(getattr(plain, name), steps[i], largest, steps[i + 1], torch.uint8)
             for i, name in enumerate(LAYERS[1:])
         ]
-        self._heads = [_Convolution(getattr(plain, name), steps[-1], largest, 1.0, kind) for name in HEADS]
+        self._heads = [Convolution(getattr(plain, name), steps[-1], largest, 1.0, kind) for name in HEADS]
 
     def __call__(self, blocks: Tensor) -> Heads:
         """1xCxh/4xw/4 of the number type `kind`, channels last -> weights before the sigmoid, and offsets."""
@@ -108,7 +108,7 @@ class EightBitTower:
         return self._heads[0](x), self._heads[1](x)
 
 
-class _Convolution:
+class Convolution:
     """One convolution of 8-bit images; with a ReLU where it gives such an image.
 
     step_in, step_out: what a step of the images that it takes and gives stands for.
@@ -125,6 +125,7 @@ class _Convolution:
         self._wanted: tuple[Any, ...] = (step_out, 0, kind, "relu" if kind == torch.uint8 else "none", [], "")
 
     def __call__(self, image: Tensor) -> Tensor:
+        """1xCxhxw uint8, channels last -> what the layer makes of it."""
         result: Tensor = torch.ops.onednn.qconv2d_pointwise(image, *self._given, *self._wanted)
         return result
 
@@ -144,7 +145,7 @@ def largest_weight() -> int:
         nn.init.zeros_(_bias(layer))
         try:
             with torch.inference_mode():
-                found = _Convolution(layer, 1.0, largest, 1.0, torch.float32)(image)
+                found = Convolution(layer, 1.0, largest, 1.0, torch.float32)(image)
         except (AttributeError, RuntimeError, NotImplementedError) as error:
             raise EightBitError(
                 f"precision is int8, which PyTorch {torch.__version__} cannot convolve here "
