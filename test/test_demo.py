@@ -167,7 +167,7 @@ def test_table() -> None:
     assert lines["rate"] == "30.0 Hz"
     assert lines["latency"].startswith("20 / 31 / 44 ms")
     assert "preprocess 1.2, average 10.0 ms" in lines["stages"]
-    assert lines["device"] == "cpu, weights fdkn 0123456789ab"
+    assert lines["device"] == "cpu, int8, weights fdkn 0123456789ab"
     assert "bicubic 10.00 cm, output 7.50 cm (25% less" in lines["RMSE"]
 
 
