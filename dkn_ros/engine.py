@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,7 +151,7 @@ class Engine:
     ) -> Tensor:  # fmt: skip
         result, grid, residual = torch.empty_like(depth), self._grid, self.model.options.residual
         given = depth, guidance, target, residual, grid, self._offset_scale, result
-        try:
+        with triton_at_work():
             from dkn_ros.sampling import cuda
 
             if isinstance(finish, Finish):
@@ -157,10 +159,6 @@ class Engine:
             else:
                 with torch.cuda.device_of(depth):  # Triton launches on the current device
                     cuda.launch(*given, finish, distance, logits)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # its compiler, the linker that it calls and its driver raise what they like
-            raise TritonError(first_line(error)) from error
         return result
 
     @torch.inference_mode()
@@ -183,6 +181,17 @@ class Engine:
         difference = float(np.abs(found - wanted).max())
         if not difference < CLOSE:
             raise TritonError(f"its result on a trial is off by {difference:.3g}")
+
+
+@contextmanager
+def triton_at_work() -> Iterator[None]:
+    """Make a TritonError of what goes wrong inside, except that memory is short."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # its compiler, the linker that it calls and its driver raise what they like
+        raise TritonError(first_line(error)) from error
 
 
 def activated(heads: Heads) -> Heads:

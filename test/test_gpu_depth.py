@@ -16,17 +16,18 @@ from dkn_ros.confidence import confidence
 from dkn_ros.depth import to_metres
 from dkn_ros.flying import forget_flying
 from dkn_ros.gpu import result
-from dkn_ros.gpu.depth import AreaPool, Metres, TargetGrid, covered, traits_of
+from dkn_ros.gpu.depth import AreaPool, Examination, Examined, Metres, TargetGrid, covered
 from dkn_ros.gpu.holes import Nearest
 from dkn_ros.gpu.images import ColourGrid, blocks_of
 from dkn_ros.gpu.resampling import Bicubic
 from dkn_ros.gpu.resolution import Pooling, evidence, form_of_evidence
+from dkn_ros.gpu.traits import edges, noise
 from dkn_ros.models.fdkn import FDKNOptions
 from dkn_ros.postprocess import back_project, reach
 from dkn_ros.preprocess import Target, pool, shrink, target_image
 from dkn_ros.resampling import resample
 from dkn_ros.resolution import covering, form_of, pooled
-from dkn_ros.traits import Traits
+from dkn_ros.traits import Traits, traits_of
 
 FloatImage = NDArray[np.float32]
 CPU = torch.device("cpu")
@@ -51,6 +52,10 @@ def surfaces(height: int, width: int, holes: float = 0.0, seed: int = 0) -> Floa
 
 def tensor(image: NDArray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image))
+
+
+def examined(depth: FloatImage) -> Examined:
+    return Examination((depth.shape[0], depth.shape[1]), CPU)(tensor(depth))
 
 
 @pytest.fixture
@@ -101,7 +106,7 @@ def test_guidance_blocks_are_those_of_the_cpu(shape: tuple[int, ...], colour: bo
 @pytest.mark.parametrize("told", [{}, {"validity": True}, {"validity": True, "traits": True}], ids=str)
 def test_target_blocks_are_those_of_the_cpu(told: dict[str, bool]) -> None:
     images = np.random.default_rng(2).random((3, 13, 18), np.float32)
-    target = Target(*images, 1.0, 3.0, 2.0, Traits(0.25, 0.001))
+    target = Target(images[0], images[1], images[2], 1.0, 3.0, 2.0, Traits(0.25, 0.001))
     planes = [tensor(image) for image in images[: 1 + told.get("validity", False)]]
     constants = tensor(target.traits.encoded()) if told.get("traits") else None
     wanted = target_blocks(target, FDKNOptions(**told), torch.bfloat16, Buffers())
@@ -154,7 +159,7 @@ def test_the_target_is_that_of_the_cpu(given: tuple[int, int], wanted: tuple[int
     guess = np.random.default_rng(1).uniform(0, 5, given).astype(np.float32)
     grid = TargetGrid(given, wanted, CPU)
     for given_guess in (None, guess):
-        found = grid(tensor(depth), None if given_guess is None else tensor(given_guess))
+        found = grid(examined(depth), None if given_guess is None else tensor(given_guess))
         cpu = target_image(depth, wanted[1], wanted[0], given_guess)
         assert float(found.low) == pytest.approx(cpu.low) and float(found.low + found.span) == pytest.approx(cpu.high)
         np.testing.assert_allclose(found.image.numpy(), cpu.image, rtol=0, atol=2e-6)
@@ -169,16 +174,16 @@ def test_the_target_is_that_of_the_cpu(given: tuple[int, int], wanted: tuple[int
 
 
 def test_a_missing_guess_is_no_guess() -> None:
-    depth, grid = tensor(surfaces(12, 16, 0.2)), TargetGrid((12, 16), (12, 16), CPU)
+    depth, grid = examined(surfaces(12, 16, 0.2)), TargetGrid((12, 16), (12, 16), CPU)
     assert torch.equal(grid(depth, torch.full((12, 16), torch.nan)).image, grid(depth).image)
 
 
 def test_a_constant_frame_and_an_empty_one() -> None:
     grid = TargetGrid((6, 8), (24, 32), CPU)
-    flat = grid(torch.full((6, 8), 2.0))
+    flat = grid(examined(np.full((6, 8), 2.0, np.float32)))
     assert float(flat.low) == 2 and float(flat.span) == 1 and not flat.image.any() and not flat.distance.any()
     assert [float(t) for t in flat.traits] == [0.5, 0.0]
-    empty = grid(torch.full((6, 8), torch.nan))
+    empty = grid(examined(np.full((6, 8), np.nan, np.float32)))
     assert empty.low.isnan() and empty.image.isnan().all() and not empty.validity.any()
 
 
@@ -186,16 +191,15 @@ def test_a_constant_frame_and_an_empty_one() -> None:
 @pytest.mark.parametrize("size", [(60, 80), (101, 67), (2, 9), (4, 4), (9, 3), (300, 400)], ids=str)
 def test_traits_are_those_of_the_cpu(size: tuple[int, int], method: str) -> None:
     """Of scenes with edges: means of 4 x 4 pixels, or samples."""
-    from dkn_ros.traits import traits_of as traits_on_the_cpu
-
     y, x = np.mgrid[: 4 * size[0], : 4 * size[1]]
     fine = 1 + ((x // 83 + y // 71) % 3 + 0.001 * np.random.default_rng(0).normal(size=x.shape)).astype(np.float32)
     cells = fine.reshape(size[0], 4, size[1], 4)
     depth = np.ascontiguousarray(cells.mean((1, 3)) if method == "area" else cells[:, 0, :, 0], np.float32)
     depth[size[0] // 2, : size[1] // 2] = np.nan
-    found = traits_of(tensor(depth), 4.0, torch.tensor(2.0))
-    cpu = traits_on_the_cpu(depth, 4.0, 2.0)
-    np.testing.assert_allclose([float(t) for t in found], cpu, rtol=1e-5, atol=1e-7)
+    deviation = noise(tensor(depth))
+    found = float(edges(tensor(depth), deviation).antialiased(4.0)), float(deviation / 2)
+    cpu = traits_of(depth, 4.0, 2.0)
+    np.testing.assert_allclose(found, cpu, rtol=1e-5, atol=1e-7)
     if size == (300, 400):
         assert abs(cpu.antialiased - (method == "area")) < 0.2
 

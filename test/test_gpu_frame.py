@@ -173,7 +173,7 @@ def test_depth_of_another_camera(make_model: MakeModel, tmp_path: Path) -> None:
     depth[4:9, 8:20] = 0
     seen = registration.register(to_metres(depth))
     wanted = pipeline.enhance(rgb, seen).depth
-    plan = Plan.of(pipeline.config, pipeline.card, rgb.shape, (30, 40), True, seen.shape, registration)  # type: ignore[arg-type]
+    plan = Plan.of(pipeline.config, pipeline.card, rgb.shape, (30, 40), True, seen.shape, registration)
     frame = Frame(Engine(pipeline.model, Way(CPU, PYTORCH), "float32"), pipeline.card, plan)
     images = on(CPU, pipeline, rgb, depth)
     assert_same(frame.enhance(*images).depth, wanted)
@@ -186,7 +186,7 @@ CAMERAS = [CameraModel(factor=4, method="area"), KINECT, CameraModel(factor=2, t
 
 @pytest.mark.parametrize("camera", CAMERAS, ids=["area", "kinect", "time of flight"])
 def test_rendered_rooms(camera: CameraModel) -> None:
-    """The shipped weights, and each path with distances of its own: beside holes they may differ, but not in quality."""
+    """The shipped weights, each path with distances of its own: beside holes they may differ, but not in quality."""
     pipeline = Pipeline(PipelineConfig(device="cpu", precision="float32", threads=1, flying_pixels=0.03))
     frame = Scene(9100).frame(160, 120)
     depth = degrade(frame.depth, camera, np.random.default_rng(0))
@@ -196,9 +196,9 @@ def test_rendered_rooms(camera: CameraModel) -> None:
     assert (np.isfinite(found) != np.isfinite(wanted)).mean() < 0.005
     difference = np.abs(found - wanted)[both]
     if not np.isnan(depth).any():
-        assert difference.max() < 1e-3
-    assert np.mean(difference < 1e-3) > 0.97
-    errors = [np.abs(depth - frame.depth)[both].mean() for depth in (found, wanted)]
+        assert difference.max() < 1e-4
+    assert np.mean(difference < 5e-3) > 0.95  # the noise of a Kinect's pixel is 1 cm at 2.5 m
+    errors = [np.abs(result - frame.depth)[both].mean() for result in (found, wanted)]
     assert errors[0] < 1.02 * errors[1]
 
 

@@ -1,8 +1,7 @@
-"""Depth on the device: metres, traits of the camera, and the target as the network takes it."""
+"""Depth on the device: metres, what an image of them tells, and the target as the network takes it."""
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import cv2
@@ -15,18 +14,8 @@ from torch import Tensor
 from dkn_ros.depth import MILLIMETRES_PER_METRE
 from dkn_ros.gpu.holes import Nearest
 from dkn_ros.gpu.resampling import Bicubic, Separable, Size, area_table, bilinear, blur
+from dkn_ros.gpu.traits import Edges, Traits, edges, noise
 from dkn_ros.preprocess import graded_validity
-from dkn_ros.traits import (
-    ENOUGH_EDGES,
-    FLAT,
-    FULL_NOISE,
-    LEAST_OVER_NOISE,
-    MIDDLE,
-    NOISY,
-    QUIET,
-    SAMPLES,
-    SMALLEST_STEP,
-)
 
 
 class Metres:
@@ -60,7 +49,7 @@ class AreaPool:
 
     def __init__(self, given: Size, wanted: Size, device: torch.device) -> None:
         self._same = given == wanted
-        self._tables = Separable(*(area_table(g, w) for g, w in zip(given, wanted, strict=True)), device)
+        self._tables = Separable([area_table(g, w) for g, w in zip(given, wanted, strict=True)], device)
         self._whole = given[0] * given[1] / (wanted[0] * wanted[1])
 
     def __call__(self, depth: Tensor) -> Tensor:
@@ -72,71 +61,38 @@ class AreaPool:
         return torch.where(measured < 0.25 * self._whole, torch.nan, total / measured)
 
 
-class Traits(NamedTuple):
-    """`traits.Traits` as tensors without dimensions."""
+class Examined(NamedTuple):
+    """What a depth image of hxw tells, whatever it is made into; numbers without dimensions."""
 
-    antialiased: Tensor
+    depth: Tensor
+    """Metres, NaN invalid."""
+    known: Tensor
+    filled: Tensor
+    """Without holes: the means of what is nearest, see `preprocess.smooth_holes`."""
+    distance: Tensor
+    """Pixels to the nearest measured one."""
+    low: Tensor
+    """NaN where nothing at all was measured."""
+    high: Tensor
     noise: Tensor
-
-    def trust(self, ratio: float) -> Tensor:
-        """See `traits.Traits.trust`."""
-        coarse = max(1.0, (ratio / 2) ** 0.5)
-        return self.antialiased * ((NOISY - self.noise / coarse) / (NOISY - QUIET)).clamp(0, 1)
-
-    def encoded(self) -> Tensor:
-        """See `traits.Traits.encoded`."""
-        noise = torch.log2(1 + 1000 * self.noise) / FULL_NOISE
-        return torch.stack((self.antialiased, noise.clamp(max=1)))
+    edges: Edges
 
 
-def traits_of(depth: Tensor, ratio: float, span: Tensor) -> Traits:
-    """`traits.traits_of`; span: no dimensions."""
-    deviation = noise(depth)
-    return Traits(antialiased(depth, ratio, deviation), deviation / span)
+class Examination:
+    """Examines depth images of one size.  triton: of `holes.Nearest`."""
 
+    def __init__(self, size: Size, device: torch.device, triton: bool = False) -> None:
+        self._nearest = Nearest(size, device, triton)
 
-def noise(depth: Tensor) -> Tensor:
-    """`traits.noise`, no dimensions."""
-    step = max(1, round((depth.numel() / SAMPLES) ** 0.5))
-    if min(depth.shape) < 3:
-        return depth.new_zeros(())
-    above, below, centre = (depth[y : y + len(depth) - 2 : step] for y in (0, 2, 1))
-    across = [slice(x, x + depth.shape[1] - 2, step) for x in (0, 2, 1)]
-    around = above[:, across[2]] + below[:, across[2]] + centre[:, across[0]] + centre[:, across[1]]
-    ordered = torch.sub(around, centre[:, across[2]], alpha=4).abs().flatten().sort().values  # NaN come last
-    known = (ordered == ordered).sum()
-    middle = torch.stack((known - 1, known)).div(2, rounding_mode="floor").clamp(min=0)
-    median = ordered.gather(0, middle).mean()
-    return torch.where(known > 0, median / (0.6745 * 20**0.5), 0.0)
-
-
-def antialiased(depth: Tensor, ratio: float, deviation: Tensor) -> Tensor:
-    """`traits.antialiased`, no dimensions; deviation: none either."""
-    least = LEAST_OVER_NOISE * deviation
-    counts = [_edges(image, least) for image in (depth, depth.T) if image.shape[0] > 4]
-    if not counts:
-        return torch.full_like(deviation, 0.5)
-    between, clear = torch.stack(counts).sum(0)
-    edges = between + clear / 2
-    known = min(1.0, max(0.0, (math.log2(max(ratio, 1.0)) - 0.4) / 0.6))
-    sure = (edges / ENOUGH_EDGES).clamp(max=1) * known
-    # Without an edge 0 / 0 would be NaN: and `sure` is 0, of which the answer is 0.5.
-    return torch.sigmoid(18 * sure * (between / edges.clamp(min=0.5) - MIDDLE))
-
-
-def _edges(depth: Tensor, least: Tensor) -> Tensor:
-    """How many edges along columns have a pixel between both sides, and how many have none: 2 numbers."""
-    p, a, b, c, n = (depth[i : i + len(depth) - 4] for i in range(5))
-    step = (c - a).abs()
-    flat = FLAT * step
-    edge = (step > SMALLEST_STEP * torch.minimum(a, c)) & (step > least)  # not NaN
-    edge &= ((a - p).abs() < flat) & ((n - c).abs() < flat)
-    share = (b - a) / (c - a)
-    # In float32, 0.15 lies above 0.15.
-    between = edge & (share >= 0.15) & (share < 0.85)
-    clear = edge & (share > -0.25) & (share < 1.25)
-    counts = torch.stack((between.sum(), clear.sum()))
-    return torch.stack((counts[0], counts[1] - counts[0])).float()
+    def __call__(self, depth: Tensor) -> Examined:
+        """depth: hxw metres, NaN invalid."""
+        known = depth == depth
+        place, distance = self._nearest(known)
+        nearest = depth.take(place)  # of measured pixels, all of them: their range is the frame's
+        low, high = torch.aminmax(nearest)
+        filled = torch.where(known, depth, blur(nearest, 3))
+        deviation = noise(depth)
+        return Examined(depth, known, filled, distance, low, high, deviation, edges(depth, deviation))
 
 
 class Target(NamedTuple):
@@ -153,42 +109,36 @@ class Target(NamedTuple):
 
 
 class TargetGrid:
-    """`preprocess.target_image` from one size to another.  triton: of `holes.Nearest`."""
+    """`preprocess.target_image` from one size to another."""
 
-    def __init__(self, given: Size, wanted: Size, device: torch.device, triton: bool = False) -> None:
+    def __init__(self, given: Size, wanted: Size, device: torch.device) -> None:
         down, across = (w / g for g, w in zip(given, wanted, strict=True))
         self.ratio = (across * down) ** 0.5
         """Of the wanted size to the given one, geometric mean of both axes."""
         self._wanted = wanted
         self._pixel = max(across, down)
         self._measured = graded_validity(self.ratio)
-        self._nearest = Nearest(given, device, triton)
         self._bicubic = Bicubic(given, wanted, device)
         self._rows, self._columns = (
             torch.from_numpy(_lies_in(g, w)).to(device) for g, w in zip(given, wanted, strict=True)
         )
 
-    def __call__(self, depth: Tensor, guess: Tensor | None = None) -> Target:
-        """depth: hxw metres, NaN invalid.  guess: hxw, what stands in for the invalid pixels; NaN if there is none.
+    def __call__(self, found: Examined, guess: Tensor | None = None) -> Target:
+        """guess: hxw metres, what stands in for the invalid pixels; NaN if there is none.
 
         Where nothing was measured all of it is NaN.
         """
-        known = depth == depth
-        place, distance = self._nearest(known)
-        nearest = depth.take(place)  # of measured pixels, all of them: their range is the frame's
-        low, high = torch.aminmax(nearest)
-        filled = blur(nearest, 3)
+        filled, low, high = found.filled, found.low, found.high
         if guess is not None:
-            filled = torch.where(guess == guess, guess.clamp(low, high), filled)
-        filled = torch.where(known, depth, filled)
+            filled = torch.where(found.known | (guess != guess), filled, guess.clamp(low, high))
         # A flat frame has no range of its own; any will do, and 1 keeps it flat.
         span = torch.where(high == low, 1.0, high - low)
         image = self._bicubic((filled - low) / span)
-        traits = traits_of(depth, self.ratio, span)
-        seen = known.index_select(0, self._rows).index_select(1, self._columns)
+        traits = Traits(found.edges.antialiased(self.ratio), found.noise / span)
+        seen = found.known.index_select(0, self._rows).index_select(1, self._columns)
         validity = torch.where(seen, self._measured, 0.0)
         # Between a measured and a filled pixel the border runs half a pixel from both centres.
-        away = bilinear((distance - 0.5).clamp(min=0) * self._pixel, self._wanted)
+        away = bilinear((found.distance - 0.5).clamp(min=0) * self._pixel, self._wanted)
         return Target(image, validity, away, low, span, traits)
 
 

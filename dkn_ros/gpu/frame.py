@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dkn_ros.config import PipelineConfig
 from dkn_ros.engine import TRITON, Engine
-from dkn_ros.gpu.depth import AreaPool, Metres, Target, TargetGrid, covered
+from dkn_ros.gpu.depth import AreaPool, Examination, Examined, Metres, Target, TargetGrid, covered
 from dkn_ros.gpu.holes import LARGEST
 from dkn_ros.gpu.images import ColourGrid, blocks_of
 from dkn_ros.gpu.registration import DeviceRegistration
@@ -151,12 +151,15 @@ class Frame:
         self._engine, self._card, device = engine, card, engine.device
         self._options = engine.model.options
         self._metres = Metres(device)
-        self.registration = plan.registration and DeviceRegistration(plan.registration, plan.depth, device, room=room)
+        self.registration: DeviceRegistration | None = None
         """Projects depth into the colour image; None where it need not."""
+        if plan.registration is not None:
+            self.registration = DeviceRegistration(plan.registration, plan.depth, device, room=room)
         self._pooling = Pooling(plan.registered, plan.measured, device) if plan.registered != plan.measured else None
         self._colour = ColourGrid(plan.colour, plan.working, device)
         triton = engine.way.average == TRITON and max(plan.covered) <= LARGEST
-        self._grid = TargetGrid(plan.covered, plan.working, device, triton)
+        self._examine = Examination(plan.covered, device, triton)
+        self._grid = TargetGrid(plan.covered, plan.working, device)
         self._coarse = Coarse(plan, device, triton) if self._options.validity else None
         self._back = BackProjection(plan.working, plan.covered, device) if card.back_projection else None
         self._enlarged = Bicubic(plan.working, plan.colour, device)
@@ -188,8 +191,8 @@ class Frame:
         if self._pooling is not None:
             metres = self._pooling(metres)
         metres = covered(metres, self.plan.covered[0])
-        guess = self._guess(rgb, metres)
-        target = self._grid(metres, guess)
+        examined = self._examine(metres)
+        target = self._grid(examined, self._guess(rgb, examined))
         numbers = self._numbers(target, self._grid.ratio, settings[FILL_DISTANCE])
         share = self._card.back_projection * target.traits.trust(self._grid.ratio)
         share = torch.where(share < LEAST_SHARE, 0.0, share)
@@ -221,11 +224,11 @@ class Frame:
         prepared = self.prepare(rgb, depth, settings)
         return self.finish(self.look(rgb) if heads is None else heads, prepared, settings)
 
-    def _guess(self, rgb: Tensor, metres: Tensor) -> Tensor | None:
+    def _guess(self, rgb: Tensor, fine: Examined) -> Tensor | None:
         """What probably belongs in the holes, see `Pipeline.guess`; NaN where there is no telling."""
         if self._coarse is None:
             return None
-        target = self._coarse.target(self._coarse.pool(metres))
+        target = self._coarse.target(self._coarse.examined(fine))
         numbers = self._numbers(target, self._coarse.target.ratio, self._one)
         heads = self._see(self._coarse.colour, rgb)
         return self._coarse.enlarged(self._engine.average_of(heads, self._aim(target), target.image, numbers))
@@ -253,7 +256,12 @@ class Coarse:
 
     def __init__(self, plan: Plan, device: torch.device, triton: bool) -> None:
         size = coarse_size(plan.colour, plan.covered)
-        self.pool = AreaPool(plan.covered, size, device)
+        self._pool = AreaPool(plan.covered, size, device) if size != plan.covered else None
+        self._examine = Examination(size, device, triton)
         self.colour = ColourGrid(plan.colour, size, device)
-        self.target = TargetGrid(size, size, device, triton)
+        self.target = TargetGrid(size, size, device)
         self.enlarged = Bicubic(size, plan.covered, device)
+
+    def examined(self, fine: Examined) -> Examined:
+        """The depth on the small grid; the same where that is its own."""
+        return fine if self._pool is None else self._examine(self._pool(fine.depth))

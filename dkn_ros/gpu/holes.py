@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dkn_ros.engine import TritonError, first_line
+from dkn_ros.engine import triton_at_work
 from dkn_ros.gpu.resampling import Size
 
 AT_ONCE = 1 << 23
@@ -72,11 +72,7 @@ class Nearest:
 
 
 def _by_triton(least: Tensor) -> Tensor:
-    try:
+    with triton_at_work():
         from dkn_ros.gpu import columns_cuda
 
         return columns_cuda.lowest(least)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # its compiler, the linker that it calls and its driver raise what they like
-        raise TritonError(first_line(error)) from error

@@ -29,7 +29,7 @@ class ColourGrid:
         self._means: Separable | None = None
         self._share = 1.0
         if self._resized and wanted[0] <= given[0] and wanted[1] <= given[1]:
-            self._means = Separable(*(area_table(g, w) for g, w in zip(given, wanted, strict=True)), device)
+            self._means = Separable([area_table(g, w) for g, w in zip(given, wanted, strict=True)], device)
             self._share = wanted[0] * wanted[1] / (given[0] * given[1])
 
     def __call__(self, rgb: Tensor) -> Tensor:

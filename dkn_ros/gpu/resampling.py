@@ -6,6 +6,8 @@ the centres of its taps in float32, which moves them by at most 1e-4 pixels in i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,10 +26,9 @@ LARGEST_SHRINK = 16
 class Separable:
     """Weighted sums along rows and columns: ...xhxw -> ...xHxW float32, by tables of which pixels and how much."""
 
-    def __init__(
-        self, down: tuple[NDArray[np.int64], NDArray], across: tuple[NDArray[np.int64], NDArray], device: torch.device
-    ) -> None:
-        """down, across: index and weight, both output pixels x taps."""
+    def __init__(self, tables: Sequence[tuple[NDArray[np.int64], NDArray]], device: torch.device) -> None:
+        """tables: index and weight, both output pixels x taps, of the rows and of the columns."""
+        down, across = tables
         self._rows, self._columns = (torch.from_numpy(index).to(device) for index, _ in (down, across))
         self._down = torch.from_numpy(down[1].astype(np.float32))[..., None].to(device)
         self._across = torch.from_numpy(across[1].astype(np.float32)).to(device)
@@ -46,7 +47,7 @@ class Bicubic:
         self._tables: Separable | None = None
         # To images of one column PyTorch 2.13 repeats the first row on a CPU.
         if 1 in wanted or max(g / w for g, w in zip(given, wanted, strict=True)) > LARGEST_SHRINK:
-            self._tables = Separable(*(_window(g, w) for g, w in zip(given, wanted, strict=True)), device)
+            self._tables = Separable([_window(g, w) for g, w in zip(given, wanted, strict=True)], device)
 
     def __call__(self, image: Tensor) -> Tensor:
         """image: hxw float32 -> HxW."""
