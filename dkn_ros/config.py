@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from dkn_ros.settings import Settings, setting
 
+PRECISIONS = ("auto", "float32", "bfloat16", "int8")
+
 
 @dataclass(frozen=True)
 class PipelineConfig(Settings):
@@ -22,8 +24,9 @@ class PipelineConfig(Settings):
     device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto takes CUDA where there is one")
     precision: str = setting(
         "auto",
-        "number type of the feature towers; auto takes bfloat16 on CUDA and on CPUs that gain by it, else float32",
-        choices=("auto", "float32", "bfloat16"),
+        "number type of the feature towers; auto: bfloat16 on CUDA and on CPUs that gain by it, else float32; int8: on "
+        "a CPU twice as fast",
+        choices=PRECISIONS,
         live=True,
     )
     fallback: bool = setting(
@@ -217,6 +220,7 @@ class DemoConfig(Settings):
     rate: float = setting(30.0, "frames a second of the camera", 0.1, 1000.0)
     weights: str = setting("fdkn", "name of a card, or path of a .safetensors file")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = setting("auto", "number type of the feature towers", choices=PRECISIONS)
 
 
 @dataclass(frozen=True)

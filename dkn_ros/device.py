@@ -51,13 +51,24 @@ def resolve_device(requested: str, cuda_available: bool) -> torch.device:
 
 
 def resolve_precision(requested: str, device: torch.device, gain: Callable[[], float]) -> torch.dtype:
-    """auto, float32 or bfloat16 -> the number type of the towers.
+    """auto, float32, bfloat16 or int8 -> the number type of the towers; ValueError for one that the device lacks.
 
-    auto takes bfloat16 on CUDA, and on a CPU on which it is clearly faster.  gain: `bfloat16_gain`, asked only then.
+    auto takes bfloat16 on CUDA, and on a CPU on which it is clearly faster; int8, which is the fastest on a CPU, is
+    farther from float32 and only taken where it is asked for.  gain: `bfloat16_gain`, asked only then.
     """
     if requested == "auto":
         return torch.bfloat16 if device.type == "cuda" or gain() > WORTHWHILE else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[requested]
+    if requested == "int8" and device.type != "cpu":
+        raise ValueError(f"precision is int8, which only the CPU serves, and device is {device}; wanted: device cpu, "
+                         "or auto, float32 or bfloat16")  # fmt: skip
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[requested]
+
+
+def towers_kind(precision: torch.dtype, gain: Callable[[], float]) -> torch.dtype:
+    """The number type of what the towers take and give: their own, or where that is int8, the faster of the others."""
+    if precision != torch.int8:
+        return precision
+    return torch.bfloat16 if gain() > WORTHWHILE else torch.float32
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from dkn_ros.blocks import guidance_blocks, target_blocks
 from dkn_ros.buffers import Buffers
-from dkn_ros.device import bfloat16_gain, resolve_precision
+from dkn_ros.device import bfloat16_gain, resolve_precision, towers_kind
 from dkn_ros.models.fdkn import FDKN, STRIDE, Heads, pad, sampling_grid
 from dkn_ros.models.inference import prepared
 from dkn_ros.preprocess import Target, shrink
 from dkn_ros.sampling.fused import Finish, average_of_heads
 
 FloatImage = NDArray[np.float32]
+TowerLayers = Callable[[Tensor], Heads]
 
 NUMBA, TRITON, PYTORCH = "numba", "Triton", "PyTorch"
 CLOSE = 1e-3
@@ -42,26 +43,48 @@ class TritonError(RuntimeError):
     """Triton cannot serve here: it is missing, does not compile, does not start, or gives wrong numbers."""
 
 
+def check_precision(requested: str, device: torch.device) -> None:
+    """Raise ValueError unless an engine on this device can work in this precision, see `device.resolve_precision`."""
+    if resolve_precision(requested, device, bfloat16_gain) == torch.int8:
+        from dkn_ros.models.eight_bit import largest_weight
+
+        largest_weight()
+
+
 class Engine:
     """Towers and average, ready for frames; for one thread at a time.
 
-    precision: float32, bfloat16 or auto, see `device.resolve_precision`.
-    Raises RuntimeError, as PyTorch does, for a device that cannot be used, and TritonError after a trial of its kernel.
+    precision: float32, bfloat16, int8 or auto, see `device.resolve_precision`.
+    Raises RuntimeError, as PyTorch does, for a device that cannot be used, TritonError after a trial of its kernel, and
+    ValueError for a precision that the device does not have.
     """
 
     def __init__(self, model: FDKN, way: Way, precision: str = "auto") -> None:
         self.model, self.way = model, way
         self.device = way.device
         self.precision = resolve_precision(precision, self.device, bfloat16_gain)
+        self.kind = towers_kind(self.precision, bfloat16_gain)
+        """Number type of the blocks that the towers take."""
         if self.device.type == "cuda" and self.precision == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # float32 as asked for, not with 10 bits of it
-        self._guidance, self._target = (
-            tower and prepared(tower, self.device, self.precision) for tower in (model.guidance, model.target)
-        )
+        self._guidance, self._target = self._towers()
         self._grid, self._offset_scale = sampling_grid(model.options)
         self._grid = self._grid.to(self.device)
         if way.average == TRITON:
             self._try_triton()
+
+    def _towers(self) -> tuple[TowerLayers | None, TowerLayers | None]:
+        """The guidance tower's layers, if there are any, and the target tower's."""
+        if self.precision == torch.int8:
+            # Here, not above: only who uses it waits for the compiled code that renders scenes.
+            from dkn_ros.models.eight_bit import eight_bit_towers
+            from dkn_ros.synthetic.samples import typical_crops
+
+            return eight_bit_towers(self.model, self.kind, typical_crops(self.model.options.rgb))
+        guidance, target = (
+            tower and prepared(tower, self.device, self.precision) for tower in (self.model.guidance, self.model.target)
+        )
+        return guidance, target
 
     @torch.inference_mode()
     def look(self, rgb: NDArray[np.uint8], size: tuple[int, int], buffers: Buffers) -> Heads | None:
@@ -69,13 +92,13 @@ class Engine:
         if self._guidance is None:
             return None
         small = shrink(rgb, size[1], size[0], buffers)
-        return self._guidance(guidance_blocks(small, self.model.options, self.precision, buffers).to(self.device))
+        return self._guidance(guidance_blocks(small, self.model.options, self.kind, buffers).to(self.device))
 
     @torch.inference_mode()
     def target_heads(self, target: Target, buffers: Buffers) -> Heads:
         """The target tower's heads; their weights, as those of `look`, come before the sigmoid."""
         assert self._target is not None
-        return self._target(target_blocks(target, self.model.options, self.precision, buffers).to(self.device))
+        return self._target(target_blocks(target, self.model.options, self.kind, buffers).to(self.device))
 
     @torch.inference_mode()
     def average(

@@ -22,7 +22,7 @@ from dkn_ros.confidence import confidence as write_confidence
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import check_depth, to_metres
 from dkn_ros.device import available_cores, cuda_state, resolve_threads
-from dkn_ros.engine import Engine, activated
+from dkn_ros.engine import Engine, activated, check_precision
 from dkn_ros.fallback import Ladder, ways_of
 from dkn_ros.flying import forget_flying
 from dkn_ros.frame import Enhanced, Guidance, check_out
@@ -93,6 +93,10 @@ class Pipeline:
     def notes(self) -> tuple[str, ...]:
         """What went wrong with devices and how it went on, a line each, oldest first; any frame may add to them."""
         return tuple(self._ladder.notes)
+
+    def check(self, config: PipelineConfig) -> None:
+        """Raise ValueError unless `config` can be taken with the next frame; one line that says why not."""
+        check_precision(config.precision, self.device)
 
     def release(self) -> None:
         """Free the arrays that are kept for the next frame; it will make them anew."""

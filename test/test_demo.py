@@ -127,6 +127,7 @@ GOOD: dict[str, Any] = {
     "rmse_m": {"bicubic": 0.1, "output": 0.075},
     "compared": 20,
     "device": "cpu",
+    "precision": "int8",
     "weights": "fdkn 0123456789ab",
 }
 

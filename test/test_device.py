@@ -16,6 +16,7 @@ from dkn_ros.device import (
     resolve_device,
     resolve_precision,
     resolve_threads,
+    towers_kind,
 )
 
 
@@ -56,6 +57,12 @@ def test_precision(gain: float, wanted: torch.dtype) -> None:
     for device in (cpu, cuda):
         assert resolve_precision("float32", device, _unasked) == torch.float32
         assert resolve_precision("bfloat16", device, _unasked) == torch.bfloat16
+    assert resolve_precision("int8", cpu, _unasked) == torch.int8
+    assert towers_kind(torch.int8, lambda: gain) == wanted
+    for kind in (torch.float32, torch.bfloat16):
+        assert towers_kind(kind, _unasked) == kind
+    with pytest.raises(ValueError, match="precision is int8, which only the CPU serves, and device is cuda; wanted: "):
+        resolve_precision("int8", cuda, _unasked)
 
 
 def _unasked() -> float:

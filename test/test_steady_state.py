@@ -94,6 +94,14 @@ def test_neither_do_confidence_and_the_filter_of_flying_pixels(pipeline: Pipelin
     assert growth(pipeline, ratio, True, out, confidence) < max(mask, OBJECTS)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_neither_does_another_number_type(pipeline: Pipeline, precision: str) -> None:
+    pipeline.config = dataclasses.replace(pipeline.config, precision=precision)
+    out = np.empty((HEIGHT, WIDTH), np.float32)
+    assert growth(pipeline, 4, False, out) < HEIGHT * WIDTH // 16
+    assert str(pipeline.precision) == f"torch.{precision}"
+
+
 @needs_rclpy
 @pytest.mark.parametrize("encoding", ["32FC1", "16UC1"])
 @pytest.mark.parametrize("name", ["Validity", "Confidence", "Picture", "Points", "Compressed png", "Compressed rvl"])

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from dkn_ros.benchmark.memory import DoesNotFitError, Peak, measure
 from dkn_ros.benchmark.published import Published, bytes_available, bytes_needed
 from dkn_ros.benchmark.timing import Contender, Run, View, race, spread, views
-from dkn_ros.config import PipelineConfig
+from dkn_ros.config import PRECISIONS, PipelineConfig
 from dkn_ros.depth import to_metres
 from dkn_ros.models.classical import BASELINES, ximgproc
 from dkn_ros.pipeline import Pipeline
@@ -29,7 +29,6 @@ from dkn_ros.sampling import WINDOW, deformable_average, published, reference
 
 CLASSICAL = ("guided", "fgs")
 AVERAGE_SIZE = (640, 480)
-PRECISIONS = ("auto", "float32", "bfloat16")
 LEAST_SIDE, MOST_SIDE = 32, 8192
 
 

@@ -236,13 +236,13 @@ class Frame:
     def _see(self, grid: ColourGrid, rgb: Tensor) -> Heads | None:
         if not self._options.guided:
             return None
-        return self._engine.guidance_heads_of(grid.blocks(rgb, self._options.rgb, self._engine.precision))
+        return self._engine.guidance_heads_of(grid.blocks(rgb, self._options.rgb, self._engine.kind))
 
     def _aim(self, target: Target) -> Heads:
         """The target tower's heads."""
         planes = [target.image, target.validity] if self._options.validity else [target.image]
         told = target.traits.encoded() if self._options.traits else None
-        return self._engine.target_heads_of(blocks_of(planes, self._engine.precision, told))
+        return self._engine.target_heads_of(blocks_of(planes, self._engine.kind, told))
 
     def _numbers(self, target: Target, ratio: float, farthest: Tensor) -> Tensor:
         """`Finish.numbers`; of the card's strength, which is linear in the trait, both ends."""

@@ -7,9 +7,8 @@ What else was measured at 640 x 480 on two cores (AMD EPYC with avx512_bf16, PyT
     float32            138     136                    129            130              132                163
     AVX2, float32      137     140                    137              -              141                170
 
-The fused ReLU has no public interface, torch.compile wants 11 s and a compiler at the start, OpenVINO 180 MB.  Its
-int8 would take about half of the time, but is five times as far from float32 as bfloat16 is (p99 0.0034 against 0.0007
-of the depth range).
+The fused ReLU has no public interface, torch.compile wants 11 s and a compiler at the start, OpenVINO 180 MB.  What
+8-bit integers take, see `eight_bit`.
 """
 
 from __future__ import annotations
@@ -24,12 +23,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from dkn_ros.models.fdkn import Heads, Tower
 
 
+def folded(tower: Tower) -> Tower:
+    """A copy of a tower whose batch norms have become part of the convolutions before them."""
+    copied = copy.deepcopy(tower).eval()
+    for name in ("conv1", "conv3", "conv5"):
+        convolution, norm = getattr(copied, name), getattr(copied, f"{name}_bn")
+        setattr(copied, name, fuse_conv_bn_eval(convolution, norm))
+        setattr(copied, f"{name}_bn", nn.Identity())
+    return copied
+
+
 def prepared(tower: Tower, device: torch.device, precision: torch.dtype) -> Callable[[Tensor], Heads]:
     """The tower's layers for inference on a device and in a number type, channels last; the tower stays as it is."""
-    folded = copy.deepcopy(tower).eval()
-    for name in ("conv1", "conv3", "conv5"):
-        convolution, norm = getattr(folded, name), getattr(folded, f"{name}_bn")
-        setattr(folded, name, fuse_conv_bn_eval(convolution, norm))
-        setattr(folded, f"{name}_bn", nn.Identity())
-    folded.to(device, precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return folded.layers
+    ready = folded(tower)
+    ready.to(device, precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ready.layers

@@ -52,7 +52,12 @@ def run(config: DemoConfig, output: Path) -> dict[str, Any]:
 
     count = max(1, round(config.rate * config.seconds))
     parameters = {
-        "dkn_node": {"weights": config.weights, "device": config.device, "warm_up_factor": config.factor},
+        "dkn_node": {
+            "weights": config.weights,
+            "device": config.device,
+            "precision": config.precision,
+            "warm_up_factor": config.factor,
+        },
         "sim_camera": {
             "source": config.source,
             "factor": config.factor,
@@ -100,7 +105,7 @@ def table(summary: dict[str, Any]) -> str:
         ("rate", f"{summary['rate_hz']:.1f} Hz"),
         ("latency", " / ".join(f"{latency[p]:.0f}" for p in ("p50", "p95", "p99")) + " ms (p50 / p95 / p99)"),
         ("stages", ", ".join(f"{name} {ms:.1f}" for name, ms in summary["stages_ms"].items()) + " ms (p50)"),
-        ("device", f"{summary['device']}, weights {summary['weights']}"),
+        ("device", f"{summary['device']}, {summary['precision']}, weights {summary['weights']}"),
     ]  # fmt: skip
     if errors["output"] is not None:
         gain = 1 - errors["output"] / errors["bicubic"]
@@ -201,6 +206,7 @@ def _summary(probe: Any, config: DemoConfig) -> dict[str, Any]:
         "rmse_m": {"bicubic": before, "output": after},
         "compared": len(probe.compared),
         "device": probe.node_status.get("device", ""),
+        "precision": probe.node_status.get("precision", ""),
         "weights": probe.node_status.get("weights", ""),
     }
 

@@ -222,6 +222,7 @@ class DknNode(ManagedNode):
             if self.equipment is not None:
                 parameters.check_live(self.config, config)
                 parameters.check_live(self.pipeline_config, pipeline_config)
+                self.equipment.pipeline.check(pipeline_config)
         except ValueError as error:
             return parameters.result(error)
         slop_changed = config.slop != self.config.slop

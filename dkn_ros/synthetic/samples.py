@@ -24,6 +24,7 @@ RATIOS = {1: 0.14, 2: 0.13, 3: 0.06, 4: 0.27, 6: 0.06, 8: 0.30, 12: 0.02, 16: 0.
 """How often each ratio of colour to depth size is drawn, where it is not any ratio."""
 ANY_RATIO = 0.2
 """Share of the crops whose ratio is any number, another one for each axis."""
+TYPICAL_SEED = 800_000_000
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ class SceneStore:
         traits = Traits(antialiasing_believed(camera, rng), target.traits.noise * share)
         guidance = guidance_image(_colour_variation(rgb, rng), bool(config.options.get("rgb", False)))
         return Sample(guidance, image, target.validity, true, traits.encoded())
+
+
+def typical_crops(colour: bool = False, count: int = 60, scenes: int = 4) -> list[Sample]:
+    """A few crops as a training draws them, the same ones at every call.  colour: guidance of three channels."""
+    store, config = SceneStore(scenes, TYPICAL_SEED, progress=False), TrainingConfig(crop=144, options={"rgb": colour})
+    return [store.draw(config, np.random.default_rng((TYPICAL_SEED, 2, i))) for i in range(count)]
 
 
 def random_ratios(crop: int, rng: np.random.Generator) -> tuple[float, float]:
