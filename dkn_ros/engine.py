@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +63,8 @@ class Engine:
         self.model, self.way = model, way
         self.device = way.device
         self.precision = resolve_precision(precision, self.device, bfloat16_gain)
-        self._kind = towers_kind(self.precision, bfloat16_gain)
+        self.kind = towers_kind(self.precision, bfloat16_gain)
+        """Number type of the blocks that the towers take."""
         if self.device.type == "cuda" and self.precision == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # float32 as asked for, not with 10 bits of it
         self._guidance, self._target = self._towers()
@@ -78,7 +80,7 @@ class Engine:
             from dkn_ros.models.eight_bit import eight_bit_towers
             from dkn_ros.synthetic.samples import typical_crops
 
-            return eight_bit_towers(self.model, self._kind, typical_crops(self.model.options.rgb))
+            return eight_bit_towers(self.model, self.kind, typical_crops(self.model.options.rgb))
         guidance, target = (
             tower and prepared(tower, self.device, self.precision) for tower in (self.model.guidance, self.model.target)
         )
@@ -90,13 +92,13 @@ class Engine:
         if self._guidance is None:
             return None
         small = shrink(rgb, size[1], size[0], buffers)
-        return self._guidance(guidance_blocks(small, self.model.options, self._kind, buffers).to(self.device))
+        return self._guidance(guidance_blocks(small, self.model.options, self.kind, buffers).to(self.device))
 
     @torch.inference_mode()
     def target_heads(self, target: Target, buffers: Buffers) -> Heads:
         """The target tower's heads; their weights, as those of `look`, come before the sigmoid."""
         assert self._target is not None
-        return self._target(target_blocks(target, self.model.options, self._kind, buffers).to(self.device))
+        return self._target(target_blocks(target, self.model.options, self.kind, buffers).to(self.device))
 
     @torch.inference_mode()
     def average(
@@ -134,26 +136,52 @@ class Engine:
         heads = target_heads[0][0], target_heads[1][0]
         return self._by_triton(target[0, 0].float(), guided, heads, Finish(), None, logits=False)[None, None]
 
+    @torch.inference_mode()
+    def guidance_heads_of(self, blocks: Tensor) -> Heads | None:
+        """`look` of blocks that are on the device already; None for a depth-only network."""
+        return None if self._guidance is None else self._guidance(blocks)
+
+    @torch.inference_mode()
+    def target_heads_of(self, blocks: Tensor) -> Heads:
+        """`target_heads` of blocks that are on the device already."""
+        assert self._target is not None
+        return self._target(blocks)
+
+    @torch.inference_mode()
+    def average_of(
+        self, guidance_heads: Heads | None, target_heads: Heads, image: Tensor, finish: Tensor,
+        distance: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """`average` on the device, where nothing waits for it.
+
+        image, distance: HxW float32.  finish: 6 float32, `Finish.numbers`; without a distance the last means nothing.
+        """
+        if self.way.average == TRITON:
+            guided = None if guidance_heads is None else (guidance_heads[0][0], guidance_heads[1][0])
+            heads = target_heads[0][0], target_heads[1][0]
+            return self._by_triton(image.contiguous(), guided, heads, finish, distance, logits=True)
+        height, width = image.shape
+        guided = guidance_heads and activated(guidance_heads)
+        total = self.model.filter(pad(image[None, None]), guided, activated(target_heads))[0, 0, :height, :width]
+        strength, low, span, least, most, reach = finish.unbind()
+        value = torch.lerp(image, total.float(), strength).clamp(least, most)
+        value = torch.addcmul(low, span, value)
+        return value if distance is None else torch.where(distance > reach, torch.nan, value)
+
     def _by_triton(
-        self,
-        depth: Tensor,
-        guidance: Heads | None,
-        target: Heads,
-        finish: Finish,
-        distance: Tensor | None,
+        self, depth: Tensor, guidance: Heads | None, target: Heads, finish: Finish | Tensor, distance: Tensor | None,
         logits: bool,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         result, grid, residual = torch.empty_like(depth), self._grid, self.model.options.residual
-        try:
+        given = depth, guidance, target, residual, grid, self._offset_scale, result
+        with triton_at_work():
             from dkn_ros.sampling import cuda
 
-            cuda.average_of_heads(
-                depth, guidance, target, residual, grid, self._offset_scale, result, finish, distance, logits
-            )
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # its compiler, the linker that it calls and its driver raise what they like
-            raise TritonError(first_line(error)) from error
+            if isinstance(finish, Finish):
+                cuda.average_of_heads(*given, finish, distance, logits)
+            else:
+                with torch.cuda.device_of(depth):  # Triton launches on the current device
+                    cuda.launch(*given, finish, distance, logits)
         return result
 
     @torch.inference_mode()
@@ -176,6 +204,17 @@ class Engine:
         difference = float(np.abs(found - wanted).max())
         if not difference < CLOSE:
             raise TritonError(f"its result on a trial is off by {difference:.3g}")
+
+
+@contextmanager
+def triton_at_work() -> Iterator[None]:
+    """Make a TritonError of what goes wrong inside, except that memory is short."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # its compiler, the linker that it calls and its driver raise what they like
+        raise TritonError(first_line(error)) from error
 
 
 def activated(heads: Heads) -> Heads:

@@ -198,9 +198,9 @@ class FDKN(nn.Module):
         else:
             weight = F.normalize(weight, p=1.0, dim=1)
         if self.options.published_grid:
-            base, scale = sampling_grid(self.options)
-            regular, _ = sampling_grid(replace(self.options, published_grid=False))
-            offset = offset * scale + (base - regular).to(offset.device).view(1, -1, 1, 1)
+            base, scale = sampling_grid(self.options, offset.device)
+            regular, _ = sampling_grid(replace(self.options, published_grid=False), offset.device)
+            offset = offset * scale + (base - regular).view(1, -1, 1, 1)
         return weight, offset
 
     def average(self, target: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
@@ -221,15 +221,17 @@ def _bias(layer: nn.Conv2d) -> Tensor:
     return layer.bias
 
 
-def sampling_grid(options: FDKNOptions) -> tuple[Tensor, float]:
+def sampling_grid(options: FDKNOptions, device: torch.device | None = None) -> tuple[Tensor, float]:
     """Where a kernel's elements lie before their offsets, Nx2 (x, y) in pixels, and what an offset of 1 adds.
+
+    device: of the tensor, on which it is made: a copy to a GPU would make the host wait.
 
     The authors' published code puts kernel element a at index a + 7 of the 15 pixel wide patch, scales indices by
     2 / 15 to -1..1 and samples with align_corners=True, which maps them back by 14 / 2: the position relative to the
     pixel, at index 7, is (a + 7 + offset) * 14 / 15 - 7, while ours is a - k // 2 + offset.
     """
     size = options.kernel_size
-    a = torch.arange(size, dtype=torch.float32)
+    a = torch.arange(size, dtype=torch.float32, device=device)
     scale = (WINDOW - 1) / WINDOW if options.published_grid else 1.0
     place = (a + WINDOW // 2) * scale - WINDOW // 2 if options.published_grid else a - size // 2
     return torch.stack((place.repeat_interleave(size), place.repeat(size)), dim=1), scale
