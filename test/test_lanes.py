@@ -283,10 +283,11 @@ def test_the_target_tower_waits_for_no_guidance(gates: Gates) -> None:
 
 def test_finishing_a_frame_does_not_wait_for_the_next(gates: Gates) -> None:
     first = gates.stream.begin((4, 8), A, B, 0.0)
-    assert gates.has_ended("down")
+    assert gates.has_ended("look") and gates.has_ended("down")
     look = gates.close("look")
     second = gates.stream.begin((4, 8), B, A, 0.0)
-    assert "whole" not in gates.stream.finish(first, np.empty_like(A))  # returns though the second is held up
+    gates.stream.finish(first, np.empty_like(A))
+    assert not gates.ended["look"].acquire(blocking=False)
     look.set()
     gates.stream.finish(second, np.empty_like(A))
 

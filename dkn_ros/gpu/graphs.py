@@ -11,7 +11,7 @@ The rules of PyTorch's notes "CUDA semantics", section "CUDA Graphs", that hold 
   long as the graph and the tensors of the capture.  Graphs may share one only if they always run in the order of their
   captures and never at the same time: ours do neither, so each has its own.
 
-So work that is captured reads its inputs from tensors that stay, writes its results into tensors that stay, and may be
+So work that is captured reads its inputs from tensors that stay, gives results that stay the same tensors, and may be
 done any number of times over.
 """
 
@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -29,6 +29,7 @@ from dkn_ros.engine import first_line
 Work = Callable[[], None]
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+Result = TypeVar("Result")
 
 WARM_UP = 3
 """Runs before a capture, as PyTorch's `make_graphed_callables` does them: compilers and libraries set themselves up."""
@@ -38,10 +39,10 @@ _ONE_CAPTURE = threading.Lock()
 class Recorder(Protocol):
     """Captures work."""
 
-    def record(self, work: Work) -> Work:
-        """What does the same as `work`, again and again; the work itself has been done once when this returns.
+    def record(self, work: Callable[[], Result]) -> tuple[Work, Result]:
+        """What does `work` again and again, and the result whose tensors it fills each time.
 
-        Raises RuntimeError where the work cannot be captured.
+        The work itself has been done once when this returns.  Raises RuntimeError where it cannot be captured.
         """
 
 
@@ -56,7 +57,7 @@ class CudaRecorder:
         self._device = device
         self._beside: torch.cuda.Stream | None = None
 
-    def record(self, work: Work) -> Work:
+    def record(self, work: Callable[[], Result]) -> tuple[Work, Result]:
         """See `Recorder`."""
         with _ONE_CAPTURE:
             current = torch.cuda.current_stream(self._device)
@@ -69,38 +70,60 @@ class CudaRecorder:
                     work()
                 # Other threads may allocate meanwhile: what is captured does not depend on them.
                 with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
-                    work()
+                    result = work()
             current.wait_stream(beside)
         graph.replay()
-        return graph.replay
+        return graph.replay, result
 
 
-class Captured:
+class Captured(Generic[Result]):
     """Work that is captured when it is done for the first time, then replayed.
 
     recorder: None never captures.
     refused: is told, in one line, why a capture was refused; then the work is done as it is, that time and later.
+    after: what makes the tensors that this work reads; one that is not captured makes others each time, and so what
+        comes after it cannot be captured.
     """
 
-    def __init__(self, work: Work, recorder: Recorder | None, refused: Callable[[str], None]) -> None:
-        self._work, self._recorder, self._refused = work, recorder, refused
-        self._again: Work | None = work if recorder is None else None
+    result: Result
+    """Of the last time; until the next."""
+
+    def __init__(
+        self,
+        work: Callable[[], Result],
+        recorder: Recorder | None,
+        refused: Callable[[str], None],
+        after: Sequence[Captured[Any]] = (),
+    ) -> None:
+        self._work, self._recorder, self._refused, self._after = work, recorder, refused, after
+        self._replay: Work | None = None
+
+    @property
+    def captured(self) -> bool:
+        """Whether it was, so that `result` stays the same tensors."""
+        return self._replay is not None
 
     def __call__(self) -> None:
         """Do the work."""
-        if self._again is not None:
-            self._again()
+        if self._replay is not None:
+            self._replay()
             return
-        assert self._recorder is not None
+        refusal = self._record()
+        if not self.captured:
+            self.result = self._work()  # what does not work without a capture either is no refusal, and is raised
+        if refusal:
+            self._refused(refusal)
+
+    def _record(self) -> str:
+        """Try to capture, once; returns why it was refused."""
+        recorder, self._recorder = self._recorder, None
+        if recorder is None or not all(work.captured for work in self._after):
+            return ""
         try:
-            self._again = self._recorder.record(self._work)
+            self._replay, self.result = recorder.record(self._work)
         except RuntimeError as error:
-            refusal = _first(error)
-        else:
-            return
-        self._work()  # what does not work without a capture either is no refusal, and is raised
-        self._again = self._work
-        self._refused(refusal)
+            return _first(error)
+        return ""
 
 
 def _first(error: BaseException) -> str:

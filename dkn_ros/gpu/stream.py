@@ -55,8 +55,8 @@ class Work(Protocol):
     def down(self) -> None:
         """Copy the result into "host result"."""
 
-    def take(self, out: Any) -> None:
-        """Write "host result" into `out`."""
+    def take(self, out: Any) -> Any:
+        """Write "host result" into `out`; returns what else there is to say of the frame."""
 
 
 @dataclass(eq=False)
@@ -136,14 +136,16 @@ class FrameStream(Generic[Key]):
         frame = self._frames[number] = Frame(key, seat, number)
         return frame
 
-    def finish(self, frame: Frame[Key], out: Any) -> dict[str, float]:
-        """Wait for a frame, write its result into `out` and free its place; returns milliseconds of its steps."""
+    def finish(self, frame: Frame[Key], out: Any) -> tuple[Any, dict[str, float]]:
+        """Wait for a frame, write its result into `out` and free its place.
+
+        Returns what `Work.take` does, and the milliseconds of each step.
+        """
         if self._frames[frame.number] is not frame:
             raise ValueError("this frame was finished before; wanted: one that `begin` returned, once")
         self._frames[frame.number] = None
         self._schedule.ready(frame.seat.place, reads=(HOST_RESULT,))
-        frame.seat.work.take(out)
-        return frame.seat.place.milliseconds()
+        return frame.seat.work.take(out), frame.seat.place.milliseconds()
 
     def release(self) -> None:
         """Free all buffers and graphs, when no lane needs them any more; frames that are not finished are lost."""
