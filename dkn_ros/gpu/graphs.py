@@ -50,18 +50,22 @@ class CudaRecorder:
     """Captures what the current stream is given.
 
     It warms up on a stream beside it, on which it then captures.  To begin a capture waits for the device, once for
-    each graph; to replay waits for nothing.
+    each graph; to replay waits for nothing.  Every stream has a stream of its own beside it: by the notes' section
+    "cuBLAS workspaces" there is one for each stream, which graphs share that were captured on the same, and those must
+    not run at the same time.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._beside: torch.cuda.Stream | None = None
+        self._beside: dict[torch.cuda.Stream, torch.cuda.Stream] = {}
 
     def record(self, work: Callable[[], Result]) -> tuple[Work, Result]:
         """See `Recorder`."""
         with _ONE_CAPTURE:
             current = torch.cuda.current_stream(self._device)
-            beside = self._beside = self._beside or torch.cuda.Stream(self._device)
+            if current not in self._beside:
+                self._beside[current] = torch.cuda.Stream(self._device)
+            beside = self._beside[current]
             beside.wait_stream(current)
             graph = torch.cuda.CUDAGraph()
             # The outer one puts the stream back if the end of a capture raises, which the inner one does not.

@@ -32,12 +32,13 @@ class Step:
 
 HOST_COLOUR, HOST_DEPTH, HOST_RESULT = "host colour", "host depth", "host result"
 """What the host writes and reads itself: pinned memory."""
+# With the depth go the settings, which the average reads too; what was prepared says something to the host as well.
 COLOUR_UP = Step("colour up", UP, (HOST_COLOUR,), ("colour",))
 LOOK = Step("look", GUIDANCE, ("colour",), ("guidance heads",))
 DEPTH_UP = Step("depth up", UP, (HOST_DEPTH,), ("depth",))
-PREPARE = Step("prepare", TARGET, ("colour", "depth"), ("target heads",))
-AVERAGE = Step("average", TARGET, ("guidance heads", "target heads"), ("result",))
-TAKE_DOWN = Step("down", DOWN, ("result",), (HOST_RESULT,))
+PREPARE = Step("prepare", TARGET, ("colour", "depth"), ("prepared",))
+AVERAGE = Step("average", TARGET, ("guidance heads", "prepared", "depth"), ("result",))
+TAKE_DOWN = Step("down", DOWN, ("result", "prepared"), (HOST_RESULT,))
 STEPS = (COLOUR_UP, LOOK, DEPTH_UP, PREPARE, AVERAGE, TAKE_DOWN)
 """Of a frame, in the order in which they are submitted; the first two need the colour image alone."""
 

@@ -99,7 +99,7 @@ class FrameStream(Generic[Key]):
         self.lanes = lanes
         self._schedule = Schedule(lanes)
         self._make = make
-        self._kinds: GraphCache[Key, list[_Seat]] = GraphCache(kinds, lambda _: lanes.drain())
+        self._kinds: GraphCache[Key, list[_Seat]] = GraphCache(kinds, lambda _: self._drain())
         self._frames: list[Frame[Key] | Seen[Key] | None] = [None] * PLACES
         self._number = 0
 
@@ -178,9 +178,13 @@ class FrameStream(Generic[Key]):
         try:
             yield
         except BaseException:
-            with suppress(RuntimeError):
-                self.lanes.drain()
+            self._drain()
             raise
+
+    def _drain(self) -> None:
+        """Wait for what was submitted; its errors are told where a frame is waited for."""
+        with suppress(Exception):
+            self.lanes.drain()
 
     def _submit(self, seat: _Seat, step: Step, work: Callable[[], None]) -> None:
         self._schedule.submit(seat.place, step, work)
