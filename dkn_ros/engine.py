@@ -111,22 +111,52 @@ class Engine:
         heads = target_heads[0][0], target_heads[1][0]
         return self._by_triton(target[0, 0].float(), guided, heads, Finish(), None, logits=False)[None, None]
 
+    @torch.inference_mode()
+    def guidance_heads_of(self, blocks: Tensor) -> Heads | None:
+        """`look` of blocks that are on the device already; None for a depth-only network."""
+        return None if self._guidance is None else self._guidance(blocks)
+
+    @torch.inference_mode()
+    def target_heads_of(self, blocks: Tensor) -> Heads:
+        """`target_heads` of blocks that are on the device already."""
+        assert self._target is not None
+        return self._target(blocks)
+
+    @torch.inference_mode()
+    def average_of(
+        self, guidance_heads: Heads | None, target_heads: Heads, image: Tensor, finish: Tensor,
+        distance: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """`average` on the device, where nothing waits for it.
+
+        image, distance: HxW float32.  finish: 6 float32, `Finish.numbers`; without a distance the last means nothing.
+        """
+        if self.way.average == TRITON:
+            guided = None if guidance_heads is None else (guidance_heads[0][0], guidance_heads[1][0])
+            heads = target_heads[0][0], target_heads[1][0]
+            return self._by_triton(image.contiguous(), guided, heads, finish, distance, logits=True)
+        height, width = image.shape
+        guided = guidance_heads and activated(guidance_heads)
+        total = self.model.filter(pad(image[None, None]), guided, activated(target_heads))[0, 0, :height, :width]
+        strength, low, span, least, most, reach = finish.unbind()
+        value = torch.lerp(image, total.float(), strength).clamp(least, most)
+        value = torch.addcmul(low, span, value)
+        return value if distance is None else torch.where(distance > reach, torch.nan, value)
+
     def _by_triton(
-        self,
-        depth: Tensor,
-        guidance: Heads | None,
-        target: Heads,
-        finish: Finish,
-        distance: Tensor | None,
+        self, depth: Tensor, guidance: Heads | None, target: Heads, finish: Finish | Tensor, distance: Tensor | None,
         logits: bool,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         result, grid, residual = torch.empty_like(depth), self._grid, self.model.options.residual
+        given = depth, guidance, target, residual, grid, self._offset_scale, result
         try:
             from dkn_ros.sampling import cuda
 
-            cuda.average_of_heads(
-                depth, guidance, target, residual, grid, self._offset_scale, result, finish, distance, logits
-            )
+            if isinstance(finish, Finish):
+                cuda.average_of_heads(*given, finish, distance, logits)
+            else:
+                with torch.cuda.device_of(depth):  # Triton launches on the current device
+                    cuda.launch(*given, finish, distance, logits)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # its compiler, the linker that it calls and its driver raise what they like

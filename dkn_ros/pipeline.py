@@ -29,7 +29,7 @@ from dkn_ros.frame import Enhanced, Guidance, check_out
 from dkn_ros.gpu.device_frames import OnDevice
 from dkn_ros.gpu.work import Outputs
 from dkn_ros.models.fdkn import Heads, pad
-from dkn_ros.postprocess import back_project, forget_beyond, reach
+from dkn_ros.postprocess import LEAST_SHARE, back_project, forget_beyond, reach
 from dkn_ros.preprocess import (
     Target,
     check_rgb,
@@ -48,8 +48,6 @@ from dkn_ros.weights import load_model
 
 FloatImage = NDArray[np.float32]
 
-LEAST_SHARE = 0.05
-"""A smaller share of a step of back-projection is not worth its time."""
 _NUMBA_POOL = numba.get_num_threads()
 
 

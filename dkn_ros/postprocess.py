@@ -12,6 +12,9 @@ from dkn_ros.resampling import resample
 
 FloatImage = NDArray[np.float32]
 
+LEAST_SHARE = 0.05
+"""A smaller share of a step of back-projection is not worth its time."""
+
 
 def back_project(result: FloatImage, measured: FloatImage, share: float, buffers: Buffers) -> None:
     """Add what is left between the result, made as small as the input, and the input: one step of back-projection.

@@ -20,6 +20,7 @@ resolution, which it does better than a larger patch.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -45,6 +46,19 @@ FARTHEST_APART = 5.0
 """Metres between the cameras; more is taken for millimetres."""
 BAND = 32
 """Rows of the result that one thread draws at a time."""
+
+
+class Geometry(NamedTuple):
+    """What is known of a registration before any depth comes."""
+
+    rays: NDArray[np.float32]
+    """hxwx3: where each depth pixel looks, for 1 m of depth, along the colour camera's axes."""
+    camera: NDArray[np.float64]
+    """`Calibration.numbers` of the colour camera on the wanted grid."""
+    scale: float
+    """Size of a depth pixel's patch on the grid, of a surface at the same distance from both cameras."""
+    step: float
+    """Share of the depth by which neighbours on one surface may differ."""
 
 
 class Registration:
@@ -97,21 +111,25 @@ class Registration:
         if not (width and height):
             width, height = self.grid(columns, rows)
         buffers = self._buffers
-        camera = self.colour_camera.resized(width, height)
+        known = self.geometry(columns, rows, width, height)
         points = buffers.array("points", (rows, columns, 3))
         patches = buffers.array("patches", (rows, columns, 2))
         reach = buffers.array("reach", (rows, 2))
-        _project(depth, self._rays(columns, rows), self.translation, camera.numbers, points)
-        focal_lengths = self.depth_camera.resized(columns, rows).focal_lengths
-        scale = math.sqrt(math.prod(camera.focal_lengths) / math.prod(focal_lengths))
-        step = max(STEEPEST / math.sqrt(math.prod(focal_lengths)), NOISE)
-        _size(depth, points, step, scale, patches, reach)
+        _project(depth, known.rays, self.translation, known.camera, points)
+        _size(depth, points, known.step, known.scale, patches, reach)
         front, out = buffers.array("front", (height, width)), buffers.array("out", (height, width))
-        _draw(points, patches, reach, 2 * step, front, buffers.array("weight", (height, width)), out)
+        _draw(points, patches, reach, 2 * known.step, front, buffers.array("weight", (height, width)), out)
         return out
 
+    def geometry(self, columns: int, rows: int, width: int, height: int) -> Geometry:
+        """For depth of `columns` x `rows` on a grid of `width` x `height`."""
+        depth, colour = self.depth_camera.resized(columns, rows), self.colour_camera.resized(width, height)
+        area = math.prod(depth.focal_lengths)
+        scale = math.sqrt(math.prod(colour.focal_lengths) / area)
+        step = max(STEEPEST / math.sqrt(area), NOISE)
+        return Geometry(self._rays(columns, rows), colour.numbers, scale, step)
+
     def _rays(self, width: int, height: int) -> NDArray[np.float32]:
-        """height x width x 3: where each depth pixel looks, for 1 m of depth, along the colour camera's axes."""
         size = (height, width)
         if size not in self._directions:
             rays = self.depth_camera.resized(width, height).rays()

@@ -55,10 +55,17 @@ def form_of(depth: FloatImage) -> Form | None:
     """The form of a depth image (hxw, NaN invalid); None where too little is valid to tell."""
     height, width = depth.shape
     columns, rows = np.zeros((2, width), np.bool_), np.zeros((2, height), np.bool_)
-    valid, followed, cells, filled = _look(depth, columns, rows)
+    return form_from(columns, rows, *_look(depth, columns, rows))
+
+
+def form_from(columns: Flags, rows: Flags, valid: int, followed: int, cells: int, filled: int) -> Form | None:
+    """`form_of` from what `_look` finds in the image."""
+    width, height = columns.shape[1], rows.shape[1]
     if not (columns[0].sum() >= FEWEST and rows[0].sum() >= FEWEST and valid >= FEWEST * FEWEST):
-        return None if valid < depth.size / 2 and min(width, height) >= FEWEST else Form(FULL, width, height)
+        return None if valid < width * height / 2 and min(width, height) >= FEWEST else Form(FULL, width, height)
     if followed < ISOLATED * valid:
+        if filled == 0:  # no block that tells how dense it is
+            cells, filled = height * width, max(valid, 1)
         ratios = _pitch(columns[0]), _pitch(rows[0])
         if min(ratios) < LEAST_RATIO:  # on no lattice, as where it was projected from another place
             ratios = (math.sqrt(cells / filled),) * 2
@@ -123,11 +130,14 @@ class Resolution:
         buffers: what the result is made in, so that it lasts until the next call with them.
         """
         if self._find:
-            form = form_of(depth)
-            if form is not None:  # else an empty frame, which tells nothing of the camera
-                self._forms[depth.shape] = form
+            self.learn(depth.shape, form_of(depth))
         height, width = self.size(depth.shape)
         return depth if depth.shape == (height, width) else pooled(depth, width, height, buffers)
+
+    def learn(self, given: tuple[int, ...], form: Form | None) -> None:
+        """Take a form that was found in depth of height and width `given` elsewhere, as on a GPU, for `size`."""
+        if form is not None:  # else an empty frame, which tells nothing of the camera
+            self._forms[given] = form
 
     def size(self, given: tuple[int, ...]) -> tuple[int, int]:
         """Height and width that `reduced` gives depth of height and width `given`, by what is known so far."""
@@ -214,8 +224,6 @@ def _look(depth, columns, rows):  # type: ignore[no-untyped-def]
             if full:
                 cells += BLOCK * BLOCK
                 filled += counts[j, i]
-    if filled == 0:
-        cells, filled = height * width, max(valid, 1)
     return valid, followed, cells, filled
 
 

@@ -16,7 +16,8 @@ from test_sampling import SHAPES, random_inputs
 from dkn_ros import cli
 from dkn_ros.config import PipelineConfig
 from dkn_ros.export import NEEDED, OPSET, Exportable, read_size, windowed_average
-from dkn_ros.pipeline import LEAST_SHARE, Pipeline
+from dkn_ros.pipeline import Pipeline
+from dkn_ros.postprocess import LEAST_SHARE
 from dkn_ros.sampling import WINDOW, reference
 from dkn_ros.sampling.fused import Finish
 from dkn_ros.synthetic.degradation import CameraModel, degrade

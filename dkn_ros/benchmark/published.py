@@ -16,8 +16,8 @@ from torch import Tensor
 from dkn_ros.buffers import Buffers
 from dkn_ros.depth import to_metres
 from dkn_ros.models.fdkn import FDKN, pad
-from dkn_ros.pipeline import LEAST_SHARE, Pipeline
-from dkn_ros.postprocess import back_project
+from dkn_ros.pipeline import Pipeline
+from dkn_ros.postprocess import LEAST_SHARE, back_project
 from dkn_ros.resampling import resample
 from dkn_ros.sampling import WINDOW, published
 from dkn_ros.weights import load_model

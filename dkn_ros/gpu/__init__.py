@@ -1,1 +1,1 @@
-"""A whole frame on a GPU: lanes that its steps run on, and graphs that the steps are captured in."""
+"""A whole frame on a GPU: operations none of which makes the host wait, lanes that they run on, captured graphs."""
