@@ -142,7 +142,7 @@ class Pipeline:
         if frames is not None:
             return frames.enhance(self.config, rgb, depth, guidance, Outputs(out, confidence))
         height, width = rgb.shape[:2]
-        clock, buffers, engine = StageClock(self.device), self._buffers, self.engine
+        clock, buffers, engine = StageClock(), self._buffers, self.engine
         with clock.stage("preprocess"):
             metres = self.metres(depth, (height, width))
             blind = bool(np.isnan(metres, out=buffers.array("unknown", metres.shape, np.bool_)).all())
@@ -190,7 +190,7 @@ class Pipeline:
         return self._ladder.run(lambda: self._look(rgb, depth_size))
 
     def _look(self, rgb: NDArray[np.uint8], depth_size: tuple[int, int]) -> Guidance:
-        clock, engine = StageClock(self.device), self.engine
+        clock, engine = StageClock(), self.engine
         frames = self._on_device.frames(engine)
         if frames is not None:
             return frames.look(self.config, rgb, depth_size)
@@ -240,7 +240,7 @@ class Pipeline:
         target = target_image(pooled, width, height, buffers=buffers)
         heads = self.engine.look(rgb, (height, width), buffers)
         result = buffers.array("result", (height, width))
-        self._filter(heads, target, np.inf, buffers, result, StageClock(self.device))
+        self._filter(heads, target, np.inf, buffers, result, StageClock())
         return resample(result, metres.shape[1], metres.shape[0], buffers.part("guess"))
 
     def filter_raw(self, rgb: NDArray[np.uint8], image: NDArray) -> FloatImage:

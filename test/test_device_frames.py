@@ -106,9 +106,9 @@ def one_by_one(pipeline: Pipeline, rgb: Any, depth: Any, confidence: bool = Fals
     plan = Plan.of(pipeline.config, pipeline.card, rgb.shape, depth.shape, millimetres, measured, confidence=confidence)
     given = depth.view(np.int16) if millimetres else depth
     settings = torch.tensor(settings_of(pipeline.config), dtype=torch.float32)
-    inputs = (tensor.to(pipeline.device) for tensor in (torch.from_numpy(rgb), torch.from_numpy(given), settings))
+    inputs = [tensor.to(pipeline.device) for tensor in (torch.from_numpy(rgb), torch.from_numpy(given), settings)]
     with torch.inference_mode():
-        done = Frame(pipeline.engine, pipeline.card, plan).enhance(*inputs)
+        done = Frame(pipeline.engine, pipeline.card, plan).enhance(inputs[0], inputs[1], inputs[2])
     return done.depth.cpu().numpy(), None if done.confidence is None else done.confidence.cpu().numpy()
 
 
@@ -260,6 +260,32 @@ def test_a_step_that_fails_takes_the_frame_down_the_ladder(
     assert pipeline.path != str(HERE) and "no kernel image" in pipeline.notes[0]
     assert np.isfinite(result.depth).any()
     np.testing.assert_array_equal(pipeline.enhance(rgb, depth).depth, result.depth)
+
+
+def test_memory_that_is_short_goes_to_the_frame_at_hand(
+    pipeline: Pipeline, way: Way, recorder: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the CPU has to take over, what is kept for frames of other kinds is given up."""
+    rgb, depth = images(0)
+    wanted = one_by_one(pipeline, rgb, depth)[0]
+    pipeline.enhance(*images(1, 2))
+    frames, make, room = pipeline._on_device.frames(pipeline.engine), device_frames.FrameWork, [True]
+    assert frames is not None and frames._stream.kinds > 0
+    stream = frames._stream
+
+    def short(*given: Any) -> device_frames.FrameWork:
+        if stream.kinds > 0 or not room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return make(*given)
+
+    monkeypatch.setattr(device_frames, "FrameWork", short)
+    np.testing.assert_array_equal(pipeline.enhance(rgb, depth).depth, wanted)
+    assert pipeline.notes == () and pipeline.path == str(way)
+    assert pipeline._on_device.frames(pipeline.engine) is frames and stream.kinds == 1
+    room.clear()
+    with pytest.raises(torch.OutOfMemoryError):
+        frames.enhance(pipeline.config, *images(1, 2), None, device_frames.Outputs(np.empty_like(wanted), None))
+    assert frames.closed
 
 
 def test_other_settings_of_the_engine_and_a_release_begin_anew(pipeline: Pipeline, recorder: Counting) -> None:

@@ -192,7 +192,9 @@ def test_the_steps_lie_in_time_as_the_buffers_demand(lanes: Lanes) -> None:
     for i in range(8):
         seen = stream.look((4, 8), image) if i % 2 else None
         under_way.append(stream.begin((4, 8), image, image, 0.0, seen))
-        spans.append(dict(under_way[-1].seat.place.spans))
+        seat = stream._seats[under_way[-1].number]
+        assert seat is not None
+        spans.append(dict(seat.place.spans))
         if len(under_way) == PLACES:
             stream.finish(under_way.pop(0), out)
     stream.finish(under_way.pop(0), out)

@@ -216,6 +216,8 @@ def _looking_early(pipeline: Pipeline) -> Run:
     def enhanced(view: View) -> dict[str, float]:
         height, width = view.depth.shape
         guidance = pipeline.look(view.rgb, (height, width))
+        if pipeline.device.type == "cuda":
+            torch.cuda.synchronize(pipeline.device)  # the colour image comes long before
         return {"from_depth": pipeline.enhance(view.rgb, view.depth, guidance).timings["whole"]}
 
     return enhanced

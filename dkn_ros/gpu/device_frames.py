@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import check_depth
+from dkn_ros.device import return_freed_memory
 from dkn_ros.engine import NUMBA, Engine
 from dkn_ros.frame import Enhanced, Guidance
 from dkn_ros.gpu.frame import Frame, Plan, settings_of
@@ -24,6 +26,7 @@ from dkn_ros.gpu.work import FrameWork, Outputs, Report
 from dkn_ros.resolution import Resolution
 from dkn_ros.weights import Card
 
+Result = TypeVar("Result")
 Size = tuple[int, int]
 """Height and width."""
 STAGES = {
@@ -80,11 +83,14 @@ class DeviceFrames:
     ) -> Enhanced:
         """See `Pipeline.enhance`."""
         start = time.perf_counter()
-        sure = out.confidence is not None
+
+        def work(guidance: Guidance | None) -> tuple[Report, dict[str, float], bool]:
+            return self.finish(self.begin(config, rgb, depth, out.confidence is not None, guidance), out)
+
         with self._closed_if_it_fails():
-            report, stages, again = self.finish(self.begin(config, rgb, depth, sure, guidance), out)
+            report, stages, again = self._with_room(lambda: work(guidance))
             if again:
-                report, stages, _ = self.finish(self.begin(config, rgb, depth, sure), out)
+                report, stages, _ = self._with_room(lambda: work(None))
         return Enhanced(out.depth, {**stages, "whole": 1e3 * (time.perf_counter() - start)}, report.blind)
 
     def begin(
@@ -124,6 +130,18 @@ class DeviceFrames:
             self.closed = True
             self._stream.release()
             self._lanes.close()
+
+    def _with_room(self, work: Callable[[], Result]) -> Result:
+        """What `work` gives; where memory is short, at the second try without what is kept for other frames."""
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            if not self._stream.kinds:
+                raise
+        # Here, not above: there the error still holds the frame's tensors.
+        self._stream.release()
+        return_freed_memory()
+        return work()
 
     @contextmanager
     def _closed_if_it_fails(self) -> Iterator[None]:

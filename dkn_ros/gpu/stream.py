@@ -73,7 +73,6 @@ class Seen(Generic[Key]):
 
     key: Key
     rgb: Any
-    seat: _Seat
     number: int
 
 
@@ -82,7 +81,6 @@ class Frame(Generic[Key]):
     """A frame that was submitted and is not fetched yet."""
 
     key: Key
-    seat: _Seat
     number: int
 
 
@@ -93,7 +91,7 @@ class FrameStream(Generic[Key]):
     kinds: so many keys keep their buffers, the least recently used goes.
     """
 
-    def __init__(self, lanes: Lanes, make: Callable[[Key, int], Work], kinds: int = 4) -> None:
+    def __init__(self, lanes: Lanes, make: Callable[[Key, int], Work], kinds: int = 3) -> None:
         if kinds < PLACES:
             raise ValueError(f"kinds is {kinds}; wanted: at least {PLACES}, one for each frame at a time")
         self.lanes = lanes
@@ -101,19 +99,27 @@ class FrameStream(Generic[Key]):
         self._make = make
         self._kinds: GraphCache[Key, list[_Seat]] = GraphCache(kinds, lambda _: self._drain())
         self._frames: list[Frame[Key] | Seen[Key] | None] = [None] * PLACES
+        # Not in the frames: who keeps one for too long must not keep memory.
+        self._seats: list[_Seat | None] = [None] * PLACES
         self._number = 0
+
+    @property
+    def kinds(self) -> int:
+        """Of so many keys buffers are kept."""
+        return len(self._kinds)
 
     def look(self, key: Key, rgb: Any) -> Seen[Key]:
         """Begin with a colour image; returns at once.  What another look saw may be given up for it."""
         number = self._free()
-        self._frames[number] = None
+        self._empty(number)
         seat = self._seat(key, number)
         with self._drained_if_it_fails():
             self._schedule.ready(seat.place, writes=(HOST_COLOUR,))
             seat.work.put_colour(rgb)
             self._submit(seat, schedule.COLOUR_UP, seat.work.colour_up)
             self._submit(seat, schedule.LOOK, seat.work.look)
-        seen = self._frames[number] = Seen(key, rgb, seat, number)
+        seen = self._frames[number] = Seen(key, rgb, number)
+        self._seats[number] = seat
         return seen
 
     def begin(self, key: Key, rgb: Any, depth: Any, settings: Any = None, seen: Seen[Key] | None = None) -> Frame[Key]:
@@ -124,8 +130,8 @@ class FrameStream(Generic[Key]):
         """
         if seen is None or seen.key != key or seen.rgb is not rgb or self._frames[seen.number] is not seen:
             seen = self.look(key, rgb)
-        seat, number = seen.seat, seen.number
-        self._frames[number] = None  # if a step fails here, the place is free
+        number = seen.number
+        seat = self._leave(number)  # if a step fails here, the place is free
         with self._drained_if_it_fails():
             self._schedule.ready(seat.place, writes=(HOST_DEPTH,))
             seat.work.put_depth(depth, settings)
@@ -133,7 +139,8 @@ class FrameStream(Generic[Key]):
             self._submit(seat, schedule.PREPARE, seat.work.prepare)
             self._submit(seat, schedule.AVERAGE, seat.work.average)
             self._submit(seat, schedule.TAKE_DOWN, seat.work.down)
-        frame = self._frames[number] = Frame(key, seat, number)
+        frame = self._frames[number] = Frame(key, number)
+        self._seats[number] = seat
         return frame
 
     def finish(self, frame: Frame[Key], out: Any) -> tuple[Any, dict[str, float]]:
@@ -143,13 +150,14 @@ class FrameStream(Generic[Key]):
         """
         if self._frames[frame.number] is not frame:
             raise ValueError("this frame was finished before; wanted: one that `begin` returned, once")
-        self._frames[frame.number] = None
-        self._schedule.ready(frame.seat.place, reads=(HOST_RESULT,))
-        return frame.seat.work.take(out), frame.seat.place.milliseconds()
+        seat = self._leave(frame.number)
+        self._schedule.ready(seat.place, reads=(HOST_RESULT,))
+        return seat.work.take(out), seat.place.milliseconds()
 
     def release(self) -> None:
         """Free all buffers and graphs, when no lane needs them any more; frames that are not finished are lost."""
-        self._frames = [None] * PLACES
+        for number in range(PLACES):
+            self._empty(number)
         self._kinds.clear()
 
     def _free(self) -> int:
@@ -162,12 +170,22 @@ class FrameStream(Generic[Key]):
                     return number
         raise ValueError(f"{PLACES} frames are under way; wanted: `finish` one before the next")
 
+    def _leave(self, number: int) -> _Seat:
+        """Free the place of a frame; returns what it used."""
+        seat = self._seats[number]
+        self._empty(number)
+        assert seat is not None  # as there is a frame
+        return seat
+
+    def _empty(self, number: int) -> None:
+        self._seats[number] = self._frames[number] = None
+
     def _seat(self, key: Key, number: int) -> _Seat:
         in_use = {frame.key for frame in self._frames if frame is not None}
-        seats = self._kinds.get(key, lambda: self._seats(key), in_use)
+        seats = self._kinds.get(key, lambda: self._new_seats(key), in_use)
         return seats[number]
 
-    def _seats(self, key: Key) -> list[_Seat]:
+    def _new_seats(self, key: Key) -> list[_Seat]:
         seats = [_Seat(self._make(key, number), Place()) for number in range(PLACES)]
         self.lanes.settle()
         return seats
