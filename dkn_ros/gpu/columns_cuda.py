@@ -13,12 +13,19 @@ from torch import Tensor
 
 BLOCK = 128
 """Pixels of a row that a program works on, one a thread.  Not measured yet."""
+STEPS = 8
+"""Between two looks at what the block has found."""
 NONE = 1 << 30
 
 
 @triton.jit
+def _larger(a, b):  # type: ignore[no-untyped-def,unused-ignore]
+    return tl.where(a > b, a, b)
+
+
+@triton.jit
 def _lowest(  # type: ignore[no-untyped-def,unused-ignore]
-    least, out, width, NONE: tl.constexpr, BLOCK: tl.constexpr
+    least, out, width, NONE: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr
 ):
     """least, out: height x width."""
     first = tl.program_id(1).to(tl.int64) * width
@@ -27,21 +34,21 @@ def _lowest(  # type: ignore[no-untyped-def,unused-ignore]
     best = tl.load(least + first + x, mask=here, other=0)
     column = x
     away = 1
-    farthest = tl.max(best, 0)
-    while (away < width) & (away * away <= farthest):
-        left = x - away
-        cost = tl.load(least + first + left, mask=here & (left >= 0), other=NONE) + away * away
-        lower = (cost < best) | ((cost == best) & (left < column) & (left >= 0))
-        best = tl.where(lower, cost, best)
-        column = tl.where(lower, left, column)
-        right = x + away
-        cost = tl.load(least + first + right, mask=right < width, other=NONE) + away * away
-        lower = cost < best
-        best = tl.where(lower, cost, best)
-        column = tl.where(lower, right, column)
-        best = tl.where(here, best, 0)
-        farthest = tl.max(best, 0)
-        away += 1
+    highest = tl.reduce(best, 0, _larger)
+    while (away < width) & (away * away <= highest):
+        for _ in range(STEPS):
+            left = x - away
+            cost = tl.load(least + first + left, mask=here & (left >= 0), other=NONE) + away * away
+            lower = here & ((cost < best) | ((cost == best) & (left < column)))
+            best = tl.where(lower, cost, best)
+            column = tl.where(lower, left, column)
+            right = x + away
+            cost = tl.load(least + first + right, mask=right < width, other=NONE) + away * away
+            lower = here & (cost < best)
+            best = tl.where(lower, cost, best)
+            column = tl.where(lower, right, column)
+            away += 1
+        highest = tl.reduce(best, 0, _larger)
     tl.store(out + first + x, column.to(tl.int64), mask=here)
 
 
@@ -53,5 +60,7 @@ def lowest(least: Tensor) -> Tensor:
     height, width = least.shape
     out = torch.empty(least.shape, dtype=torch.int64, device=least.device)
     with torch.cuda.device_of(least):  # Triton launches on the current device
-        _lowest[(triton.cdiv(width, BLOCK), height)](least.contiguous(), out, width, NONE=NONE, BLOCK=BLOCK)
+        _lowest[(triton.cdiv(width, BLOCK), height)](
+            least.contiguous(), out, width, NONE=NONE, BLOCK=BLOCK, STEPS=STEPS
+        )
     return out

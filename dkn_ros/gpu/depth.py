@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dkn_ros.depth import MILLIMETRES_PER_METRE
@@ -161,10 +164,8 @@ class TargetGrid:
         self._measured = graded_validity(self.ratio)
         self._nearest = Nearest(given, device, triton)
         self._bicubic = Bicubic(given, wanted, device)
-        # The pixel that a pixel's centre lies in, in whole numbers: no rounding decides.
         self._rows, self._columns = (
-            torch.div((2 * torch.arange(w, device=device) + 1) * g, 2 * w, rounding_mode="floor")
-            for g, w in zip(given, wanted, strict=True)
+            torch.from_numpy(_lies_in(g, w)).to(device) for g, w in zip(given, wanted, strict=True)
         )
 
     def __call__(self, depth: Tensor, guess: Tensor | None = None) -> Target:
@@ -189,3 +190,9 @@ class TargetGrid:
         # Between a measured and a filled pixel the border runs half a pixel from both centres.
         away = bilinear((distance - 0.5).clamp(min=0) * self._pixel, self._wanted)
         return Target(image, validity, away, low, span, traits)
+
+
+def _lies_in(given: int, wanted: int) -> NDArray[np.int64]:
+    """For each of `wanted` pixels the one of `given` that its centre lies in; on a border, the one OpenCV takes."""
+    numbers = np.arange(given, dtype=np.float32)[None]
+    return cv2.resize(numbers, (wanted, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0].astype(np.int64)

@@ -100,8 +100,8 @@ class DeviceRegistration:
     def _draw(self, column: Tensor, row: Tensor, z: Tensor, half_width: Tensor, half_height: Tensor) -> Registered:
         """The z-buffer and the mean of the surface in front; all arguments of n points."""
         rows, columns = self._grid
-        left, right = between(column, 2 * half_width, columns)
-        top, bottom = between(row, 2 * half_height, rows)
+        left, right = _inside(column, 2 * half_width, columns)
+        top, bottom = _inside(row, 2 * half_height, rows)
         seen = (z > 0) & (right > left) & (bottom > top)
         wide = (right - left).long()
         count = torch.where(seen, wide * (bottom - top).long(), 0)
@@ -133,9 +133,9 @@ class DeviceRegistration:
         return Registered(depth[:-1].view(rows, columns), needed)
 
 
-def between(centre: Tensor, half: Tensor, last: int) -> tuple[Tensor, Tensor]:
-    """First and last-plus-one pixel whose centre lies within `half` of `centre`, of 0 .. last - 1."""
-    return (centre - half - MARGIN).ceil().clamp(min=0), ((centre + half + MARGIN).floor() + 1).clamp(max=last)
+def _inside(centre: Tensor, half: Tensor, last: int) -> tuple[Tensor, Tensor]:
+    """First and last-plus-one pixel whose centre is nearer than `half` to `centre`, of 0 .. last - 1."""
+    return ((centre - half).floor() + 1).clamp(min=0), (centre + half).ceil().clamp(max=last)
 
 
 def _within(pixel: Tensor, centre: Tensor, half: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ class Bicubic:
     def __init__(self, given: Size, wanted: Size, device: torch.device) -> None:
         self._given, self._wanted = given, wanted
         self._tables: Separable | None = None
-        if max(g / w for g, w in zip(given, wanted, strict=True)) > LARGEST_SHRINK:
+        # To images of one column PyTorch 2.13 repeats the first row on a CPU.
+        if 1 in wanted or max(g / w for g, w in zip(given, wanted, strict=True)) > LARGEST_SHRINK:
             self._tables = Separable(*(_window(g, w) for g, w in zip(given, wanted, strict=True)), device)
 
     def __call__(self, image: Tensor) -> Tensor:
