@@ -62,6 +62,11 @@ class Ladder:
         """Start the engine in use anew, for settings of another kind."""
         self.engine = self._start(self._place)
 
+    def note(self, text: str) -> None:
+        """Say something that went wrong on the way in use, and was got round; once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def run(self, work: Callable[[], Result]) -> Result:
         """What `work` gives with `engine`; called again with another one where the device fails, not the input.
 

@@ -43,6 +43,8 @@ class Guidance:
     """How long it took."""
     engine: Engine
     """What made it; another one has no use for it."""
+    seen: object = None
+    """What `gpu.device_frames.DeviceFrames.look` gave, which then holds the heads."""
 
 
 def check_out(name: str, out: FloatImage, size: tuple[int, int]) -> None:

@@ -26,6 +26,8 @@ from dkn_ros.engine import Engine, activated, check_precision
 from dkn_ros.fallback import Ladder, ways_of
 from dkn_ros.flying import forget_flying
 from dkn_ros.frame import Enhanced, Guidance, check_out
+from dkn_ros.gpu.device_frames import OnDevice
+from dkn_ros.gpu.work import Outputs
 from dkn_ros.models.fdkn import Heads, pad
 from dkn_ros.postprocess import LEAST_SHARE, back_project, forget_beyond, reach
 from dkn_ros.preprocess import (
@@ -68,6 +70,7 @@ class Pipeline:
         self._ladder = Ladder(ways, lambda way: Engine(self.model, way, self._asked_precision), notes)
         self._buffers = Buffers()
         self._resolution = Resolution(self.config.depth_resolution)
+        self._on_device = OnDevice(self.card, self._resolution, self._ladder.note)
 
     @property
     def engine(self) -> Engine:
@@ -101,6 +104,7 @@ class Pipeline:
     def release(self) -> None:
         """Free the arrays that are kept for the next frame; it will make them anew."""
         self._buffers = Buffers()
+        self._on_device.leave()
 
     def enhance(
         self,
@@ -138,6 +142,9 @@ class Pipeline:
         out: FloatImage,
         confidence: FloatImage | None,
     ) -> Enhanced:
+        frames = self._on_device.frames(self.engine)
+        if frames is not None:
+            return frames.enhance(self.config, rgb, depth, guidance, Outputs(out, confidence))
         height, width = rgb.shape[:2]
         clock, buffers, engine = StageClock(self.device), self._buffers, self.engine
         with clock.stage("preprocess"):
@@ -188,6 +195,9 @@ class Pipeline:
 
     def _look(self, rgb: NDArray[np.uint8], depth_size: tuple[int, int]) -> Guidance:
         clock, engine = StageClock(self.device), self.engine
+        frames = self._on_device.frames(engine)
+        if frames is not None:
+            return frames.look(self.config, rgb, depth_size)
         rows, columns = covered_size(self._resolution.size(depth_size), rgb.shape[:2], self.config.depth_covers)
         size = working_size(rgb.shape[:2], (rows, columns), self.card.ratios)
         heads = engine.look(rgb, size, self._buffers)

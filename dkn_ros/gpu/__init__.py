@@ -1,1 +1,1 @@
-"""A whole frame on a GPU: plain PyTorch operations on tensors of one device, none of which makes the host wait."""
+"""A whole frame on a GPU: operations none of which makes the host wait, lanes that they run on, captured graphs."""
