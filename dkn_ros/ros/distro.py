@@ -111,6 +111,14 @@ def answering(node: type[Made]) -> type[Made]:
     return answering_node
 
 
+def given_parameters(node: Any) -> list[str]:
+    """Names of the parameters that were given to a node at start, by files, arguments or its maker; sorted.
+
+    rclpy keeps them to itself, by one name in all distributions.
+    """
+    return sorted(node._parameter_overrides)
+
+
 def approximate_time(queue_size: int) -> tuple[Any, tuple[Any, Any]]:
     """An ApproximateTimeSynchronizer of message_filters for two topics with slop 0, and the filters that feed it.
 
