@@ -84,9 +84,10 @@ def test_whole_numbers_are_taken_for_floats() -> None:
 
 
 def test_what_yaml_makes_of_on_and_off_is_taken_for_them() -> None:
-    assert (NodeConfig(registration=False).registration, NodeConfig(registration=True).registration) == ("off", "on")
+    made = [NodeConfig.from_mapping({"registration": value}).registration for value in (False, True)]
+    assert made == ["off", "on"]
     with pytest.raises(ValueError, match=r"^precision is True \(bool\); wanted: str"):
-        PipelineConfig(precision=True)
+        PipelineConfig.from_mapping({"precision": True})
 
 
 @each_class

@@ -84,7 +84,7 @@ def test_values_of_the_type_that_yaml_makes_of_them_are_taken(make_node: MakeNod
     assert parameters.declare(node, PipelineConfig, managed=True) == PipelineConfig(max_depth=4.0, fill_distance=8.0)
     config = parameters.declare(node, NodeConfig, managed=True)
     assert config == NodeConfig(registration="off", slop=1.0)
-    later = [Parameter("registration", value=True), Parameter("slop", value=2)]
+    later: list[Any] = [Parameter("registration", value=True), Parameter("slop", value=2)]
     assert all(answer.successful for answer in node.set_parameters(later))
     assert parameters.changed(config, later) == NodeConfig(registration="on", slop=2.0)
 

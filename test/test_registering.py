@@ -96,7 +96,12 @@ def test_a_frame_that_only_camera_info_names_counts() -> None:
 
 def test_old_drivers_frames_with_a_slash_are_those_without() -> None:
     asked: list[tuple[str, ...]] = []
-    registering = Registering("auto", None, lambda *frames: asked.append(frames) or BESIDE)
+
+    def lookup(*frames: str) -> Transform:
+        asked.append(frames)
+        return BESIDE
+
+    registering = Registering("auto", None, lookup)
     registering.depth(wall(), (HEIGHT, WIDTH), pair("/" + COLOUR, DEPTH), infos())
     assert asked == [(COLOUR, DEPTH)]
     same = wall()
@@ -233,7 +238,7 @@ class Tf2:
 
 @needs_rclpy
 def test_what_tf_says_in_one_clause_and_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tf2_ros", Tf2)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "tf2_ros", Tf2)
     node: list[Any] = []  # in which the listener, which is made once, puts down its buffer
     lookup = tf_lookup(node)
     for _ in range(2):
