@@ -13,7 +13,9 @@ z^2 / (A - z).  Depth of 65536 and more, which is nearer than A / (65536 - B) or
 
 rvl is A. D. Wilson's run-length code ("Fast Lossless Depth Image Compression", ISS 2017): in turns the length of a run
 of zeros, the length of a run of others, and of those the differences to the one before, zigzag folded; every number in
-groups of three bits, lowest first, a fourth bit says that more follow; eight groups fill a word from its top.
+groups of three bits, lowest first, a fourth bit says that more follow; eight groups fill a word from its top.  The
+receiver takes an image of more than DENSEST pixels a byte for a damaged one, which one with large holes would be: words
+of zeros, which it does not read, follow then.
 """
 
 from __future__ import annotations
@@ -34,8 +36,10 @@ HEADER = 12
 """Bytes before the codes."""
 SIZES = 8
 """Bytes of width and height before the words of rvl."""
+DENSEST = 5
+"""Pixels of rvl to a byte, those of width and height among them, that image_transport's receiver takes."""
 PNG_LEVEL = 1
-"""zlib's; 9, image_transport's default, makes files that are hardly smaller and takes many times as long."""
+"""zlib's; image_transport's 9 in Humble makes files that are hardly smaller and takes many times as long; later 3."""
 
 
 class Coding(NamedTuple):
@@ -85,8 +89,10 @@ def compress(depth: NDArray, coding: Coding, buffers: Buffers | None = None) -> 
     # At worst a number has six groups, and a run of one pixel two more: 4 bytes a pixel, and a word of its own.
     words = buffers.array("words", (2 + codes.size + 2,), np.uint32)
     words[0], words[1] = depth.shape[1], depth.shape[0]
-    count = _rvl(codes.reshape(-1), words[2:])
-    return head, words[: 2 + count].view(np.uint8)
+    count = 2 + _rvl(codes.reshape(-1), words[2:])
+    least = -(-codes.size // (DENSEST * words.itemsize))
+    words[count:least] = 0
+    return head, words[: max(count, least)].view(np.uint8)
 
 
 @compiled(

@@ -128,7 +128,7 @@ class NodeConfig(Settings):
     )
     registration: str = setting(
         "auto",
-        "bring depth of another camera into the colour image; auto: where both images name different frames",
+        "bring depth of another camera into the colour image; auto: where their frames (or camera_infos') differ",
         choices=("auto", "on", "off"),
     )
     extrinsics: str = setting(

@@ -23,6 +23,14 @@ class Setting:
     pattern: str | None = None
     """Regular expression that all of a text has to match."""
 
+    def taken(self, kind: type, value: Any) -> Any:
+        """`value` as the `kind` that was meant, where YAML has made another of it: 4 for 4.0, and of "off" false."""
+        if kind is float and type(value) is int:
+            return float(value)
+        if kind is str and type(value) is bool and {"on", "off"} <= set(self.choices or ()):
+            return "on" if value else "off"
+        return value
+
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError unless `value` is allowed."""
         if self.choices is not None and value not in self.choices:
@@ -85,10 +93,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, (kind, _, known) in settings_of(type(self)).items():
-            value = getattr(self, name)
-            if kind is float and type(value) is int:
-                object.__setattr__(self, name, float(value))
-            elif type(value) is not kind:
+            value = known.taken(kind, getattr(self, name))
+            object.__setattr__(self, name, value)
+            if type(value) is not kind:
                 raise ValueError(f"{name} is {value!r} ({type(value).__name__}); wanted: {kind.__name__}")
             known.check(name, value)
         for low, high in self.LIMITS:

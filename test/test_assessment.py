@@ -234,6 +234,10 @@ def test_the_most_important_comes_first() -> None:
     assert [finding.key for finding in found] == ["failure", "refused", "a", "b", "overload", "max_latency"]
     assert assess(found, bad, INPUTS, config) == (Level.ERROR, "no weights (and 5 more, see its values)")
     assert assess(found[1:2], bad, INPUTS, config)[0] == Level.WARN
+    early = Finding(Level.OK, "c", "no publisher yet")
+    found = findings(bad, INPUTS, config, [early, *unheard], beside)
+    assert [finding.key for finding in found][-1] == "c", "what is no fault yet does not stand before what is one"
+    assert assess([early], bad, INPUTS, config) == (Level.OK, "no publisher yet")
 
 
 def test_a_stream_that_cannot_be_heard_is_told_once() -> None:

@@ -45,7 +45,7 @@ def test_every_setting_is_described_and_has_a_sensible_range(cls: type[Settings]
 def test_a_value_of_another_type_is_refused_by_name(cls: type[Settings], name: str) -> None:
     kind = settings_of(cls)[name][0]
     wrong: dict[type, list[Any]] = {
-        str: [1, None, True],
+        str: [1, None] if name == "registration" else [1, None, True],  # see on and off below
         int: ["1", 1.0, True, None],
         float: ["1.0", True, None],
         bool: [1, "true", None],
@@ -81,6 +81,13 @@ def test_a_value_out_of_range_is_refused_by_name(cls: type[Settings], name: str)
 def test_whole_numbers_are_taken_for_floats() -> None:
     value = PipelineConfig(fill_distance=8).fill_distance
     assert value == 8.0 and type(value) is float
+
+
+def test_what_yaml_makes_of_on_and_off_is_taken_for_them() -> None:
+    made = [NodeConfig.from_mapping({"registration": value}).registration for value in (False, True)]
+    assert made == ["off", "on"]
+    with pytest.raises(ValueError, match=r"^precision is True \(bool\); wanted: str"):
+        PipelineConfig.from_mapping({"precision": True})
 
 
 @each_class

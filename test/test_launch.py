@@ -106,13 +106,14 @@ def test_a_parameter_file_of_mine_changes_only_what_it_states(tmp_path: Path, sm
     from rcl_interfaces.srv import GetParameters
 
     mine = tmp_path / "mine.yaml"
-    mine.write_text("/**/dkn_node:\n  ros__parameters:\n    max_depth: 4.0\n    autostart: false\n")
+    mine.write_text("/**/dkn_node:\n  ros__parameters:\n    max_depth: 4\n    min_deph: 0.2\n    autostart: false\n")
     (node,) = shared.programs(PRESETS["kinect"], {"params_file": str(mine), "weights": str(small_weights)})
     domain = next_domain()
-    with running("dkn_ros.ros.node", node.ros_arguments(), domain), peer_in(domain) as peer:
+    with running("dkn_ros.ros.node", node.ros_arguments(), domain) as process, peer_in(domain) as peer:
+        process.wait_for_log("there is no parameter min_deph, so it has no effect; did you mean min_depth?")
         request = GetParameters.Request(names=["max_depth", "min_depth", "registration"])
         farthest, nearest, registration = peer.call(GetParameters, "/dkn_node/get_parameters", request).values
-    assert (farthest.double_value, nearest.double_value, registration.string_value) == (4.0, 0.4, "on")
+    assert (farthest.integer_value, nearest.double_value, registration.string_value) == (4, 0.4, "on")
 
 
 def test_a_parameter_file_that_is_not_there_is_named() -> None:

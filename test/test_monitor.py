@@ -88,6 +88,14 @@ def told(other: tuple[Peer, list[Any], Process], text: str) -> Status:
     return found
 
 
+def test_drivers_that_have_not_started_yet_are_one_line_and_no_warning(particular: tuple[Process, int]) -> None:
+    process, _ = particular
+    text = "/in/rgb/image and /in/depth/image: no publisher yet; start the camera's driver, or remap in/rgb/image and "
+    process.wait_for_log(text)
+    about = [line for line in process.log.splitlines() if "no publisher" in line]
+    assert about[0].startswith("[INFO]") and text in about[0]
+
+
 def test_a_publisher_that_cannot_be_heard_is_named_with_its_qos(other: tuple[Peer, list[Any], Process]) -> None:
     from sensor_msgs.msg import Image
 

@@ -76,9 +76,36 @@ def test_given_values_are_taken(make_node: MakeNode) -> None:
     assert parameters.declare(node, NodeConfig) == NodeConfig(slop=0.05, queue_size=3, output_encoding="16UC1")
 
 
+def test_values_of_the_type_that_yaml_makes_of_them_are_taken(make_node: MakeNode) -> None:
+    """`max_depth: 4` and `registration: off`, at start and later."""
+    from rclpy.parameter import Parameter
+
+    node = make_node(max_depth=4, fill_distance=8, registration=False, slop=1)
+    assert parameters.declare(node, PipelineConfig, managed=True) == PipelineConfig(max_depth=4.0, fill_distance=8.0)
+    config = parameters.declare(node, NodeConfig, managed=True)
+    assert config == NodeConfig(registration="off", slop=1.0)
+    later: list[Any] = [Parameter("registration", value=True), Parameter("slop", value=2)]
+    assert all(answer.successful for answer in node.set_parameters(later))
+    assert parameters.changed(config, later) == NodeConfig(registration="on", slop=2.0)
+
+
+def test_parameters_that_are_not_there_are_named_with_what_may_be_meant(make_node: MakeNode) -> None:
+    given = {"max_deph": 4.0, "use_sim_time": False, "fps": 30, "max_depth": 4.0}
+    node = make_node(**given, **{"qos_overrides./tf.subscription.depth": 3})
+    parameters.declare(node, PipelineConfig)
+    parameters.declare(node, NodeConfig)
+    assert parameters.unknown(node) == [
+        "there is no parameter fps, so it has no effect",
+        "there is no parameter max_deph, so it has no effect; did you mean max_depth?",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("slop", 11),
+        ("slop", True),
+        ("pairing", False),
         ("queue_size", 0),
         ("queue_size", 1.5),
         ("slop", -0.1),
@@ -100,7 +127,7 @@ def test_values_that_do_not_fit_end_the_start(make_node: MakeNode, name: str, va
     [
         ("slop", 0.02, True),
         ("slop", 11.0, False),  # out of the declared range
-        ("slop", 1, False),  # another type
+        ("pairing", 1, False),  # another type
         ("queue_size", 20, False),  # read-only
     ],
 )

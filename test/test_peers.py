@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 from harness import PATIENCE, needs_rclpy, next_domain, peer_in
 
+from dkn_ros.ros.assessment import Level
 from dkn_ros.ros.peers import (
     CAMERA_INFO,
+    GRACE_SECONDS,
     IMAGE,
     Endpoint,
     Peers,
     Qos,
     Topic,
+    absent,
     described,
     endpoint,
     input_faults,
@@ -98,18 +101,19 @@ def test_the_rule_is_that_of_rclpy() -> None:
     assert outcomes == {True, False}
 
 
-def test_durations_that_are_not_set_are_infinite() -> None:
-    def profile(nanoseconds: int) -> Any:
-        duration = SimpleNamespace(nanoseconds=nanoseconds)
-        policy = SimpleNamespace(name="RELIABLE")
-        return SimpleNamespace(
-            reliability=policy,
-            durability=SimpleNamespace(name="VOLATILE"),
-            liveliness=SimpleNamespace(name="AUTOMATIC"),
-            deadline=duration,
-            liveliness_lease_duration=duration,
-        )
+def profile(nanoseconds: int) -> Any:
+    """A QoSProfile with these durations."""
+    duration = SimpleNamespace(nanoseconds=nanoseconds)
+    return SimpleNamespace(
+        reliability=SimpleNamespace(name="RELIABLE"),
+        durability=SimpleNamespace(name="VOLATILE"),
+        liveliness=SimpleNamespace(name="AUTOMATIC"),
+        deadline=duration,
+        liveliness_lease_duration=duration,
+    )
 
+
+def test_durations_that_are_not_set_are_infinite() -> None:
     assert Qos.of(profile(0)) == Qos.of(profile(2**63 - 1)) == Qos() == Qos(deadline=inf)
     assert Qos.of(profile(5_000_000)) == Qos(deadline=0.005, lease=0.005)
 
@@ -130,15 +134,63 @@ def test_a_publisher_that_offers_too_little_is_named_with_what_to_set() -> None:
     ]
 
 
+RGB = Topic("/in/rgb/image", "in/rgb/image", IMAGE, BEST_EFFORT)
+DEEP = Topic("/in/depth/image", "in/depth/image", IMAGE, BEST_EFFORT)
+
+
 def test_a_topic_without_publisher_names_those_that_may_be_meant() -> None:
-    topic = Topic("/in/depth/image", "in/depth/image", IMAGE, BEST_EFFORT)
     remap = "remap in/depth/image (launch argument depth_topic)"
-    assert texts(topic, [], {}) == [f"/in/depth/image: no publisher; start the camera's driver, or {remap}"]
-    images = {"/camera/color/image_raw": [DRIVER], "/camera/depth/image_raw": [DRIVER]}
-    assert texts(topic, [], images) == [
-        "/in/depth/image: no publisher; did you mean /camera/depth/image_raw (publisher /camera/driver, best_effort)? "
-        f"then {remap}"
+    told = texts([DEEP], {}, False, fault=absent)
+    assert told == [f"/in/depth/image: no publisher; start the camera's driver, or {remap}"]
+    images = {"/camera/depth/image_raw": [DRIVER]}
+    assert texts([DEEP, RGB], images, False, fault=absent) == [
+        f"/in/depth/image: no publisher; did you mean /camera/depth/image_raw (publisher /camera/driver, best_effort)? "
+        f"then {remap}",
+        "/in/rgb/image: no publisher; start the camera's driver, or remap in/rgb/image (launch argument rgb_topic)",
     ]
+    assert texts([], images, False, fault=absent) == []
+
+
+def test_a_driver_that_may_just_be_starting_is_no_fault() -> None:
+    """One line for both its topics; what may be a mistake in their names is told as such at once."""
+    remedy = (
+        "start the camera's driver, or remap in/rgb/image and in/depth/image "
+        "(launch arguments rgb_topic and depth_topic)"
+    )
+    (early,), (late,) = (list(absent([RGB, DEEP], {}, is_early)) for is_early in (True, False))
+    assert early.text == f"/in/rgb/image and /in/depth/image: no publisher yet; {remedy}"
+    assert late.text == f"/in/rgb/image and /in/depth/image: no publisher; {remedy}"
+    assert (early.level, late.level, early.key) == (Level.OK, Level.WARN, late.key)
+    meant, other = absent([RGB, DEEP], {"/camera/depth/image_raw": [DRIVER]}, True)
+    assert (meant.level, other.level) == (Level.WARN, Level.OK)
+
+
+def test_a_driver_counts_as_starting_for_some_seconds_and_only_once() -> None:
+    now = 100.0
+    publishers: list[Any] = []
+    node = SimpleNamespace(
+        get_fully_qualified_name=lambda: OWN,
+        get_topic_names_and_types=list,
+        get_publishers_info_by_topic=lambda topic: publishers,
+    )
+    peers = Peers(node, [RGB, DEEP], [], lambda: now)
+    assert peers.look().unheard == []
+
+    def level() -> Level:
+        (finding,) = peers.look().unheard
+        return finding.level
+
+    now += 1.0
+    assert level() == Level.OK
+    now += GRACE_SECONDS
+    assert level() == Level.WARN
+
+    now, peers = 100.0, Peers(node, [RGB, DEEP], [], lambda: now)
+    publishers.append(SimpleNamespace(node_name="driver", node_namespace="/", topic_type=IMAGE, qos_profile=profile(0)))
+    assert peers.look().unheard == []
+    publishers.clear()
+    assert peers.look().unheard == []
+    assert level() == Level.WARN, "it was there already"
 
 
 def test_a_camera_info_may_be_missing_but_must_fit() -> None:

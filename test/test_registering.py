@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ def info(width: int, height: int, focal_length: float, **changes: Any) -> Any:
     k = [focal_length, 0, (width - 1) / 2, 0, focal_length, (height - 1) / 2, 0, 0, 1]
     fields = {"width": width, "height": height, "k": k, "p": [*k[:3], 0, *k[3:6], 0, *k[6:], 0], "d": [0.0] * 5}
     fields |= {"distortion_model": "plumb_bob", "binning_x": 0, "binning_y": 0, "roi": Region()}
+    fields |= {"header": SimpleNamespace(frame_id="")}
     return SimpleNamespace(**(fields | changes))
 
 
@@ -80,20 +82,59 @@ def test_depth_moves_as_the_extrinsics_say() -> None:
     np.testing.assert_allclose(found[:, 8:], 2.0, rtol=1e-5)
 
 
-def test_tf_is_asked_until_it_answers_and_then_no_more() -> None:
+def test_a_frame_that_only_camera_info_names_counts() -> None:
+    """A driver that leaves the header of the colour image empty (kinect_ros2) fills that of its camera_info."""
+    given = infos()
+    given["rgb"].header.frame_id = COLOUR
+    registering = Registering("auto", BESIDE, never)
+    assert np.isnan(registering.depth(wall(), (HEIGHT, WIDTH), pair(colour=""), given)[:, :7]).all()
+    assert registering.about == f"depth in {DEPTH!r} is registered to colour in {COLOUR!r}"
+    given["rgb"].header.frame_id = DEPTH
+    same = wall()
+    assert registering.depth(same, (HEIGHT, WIDTH), pair(colour=""), given) is same
+
+
+def test_old_drivers_frames_with_a_slash_are_those_without() -> None:
     asked: list[tuple[str, ...]] = []
 
-    def lookup(*frames: str) -> Transform | str:
+    def lookup(*frames: str) -> Transform:
         asked.append(frames)
-        return BESIDE if len(asked) == 2 else "it has not come"
+        return BESIDE
 
     registering = Registering("auto", None, lookup)
+    registering.depth(wall(), (HEIGHT, WIDTH), pair("/" + COLOUR, DEPTH), infos())
+    assert asked == [(COLOUR, DEPTH)]
+    same = wall()
+    assert registering.depth(same, (HEIGHT, WIDTH), pair("/" + DEPTH, DEPTH), infos()) is same
+
+
+def test_tf_is_asked_for_every_image_and_what_it_once_knew_lasts() -> None:
+    """It comes late; a better calibration is sent; TF forgets what is old when the clock goes back."""
+    further = Transform(np.eye(3), np.array([0.2, 0.0, 0.0]))
+    answers: list[Transform | str] = ["it has not come", BESIDE, BESIDE, further, "it is gone"]
+    registering = Registering("auto", None, lambda *frames: answers.pop(0))
+
+    def empty_columns() -> int:
+        found = registering.depth(wall(), (HEIGHT, WIDTH), pair(), infos())
+        return int(np.isnan(found[HEIGHT // 2]).argmin())
+
     with pytest.raises(ImageError, match=r"no transform between them: it has not come; turn on") as raised:
-        registering.depth(wall(), (HEIGHT, WIDTH), pair(), infos())
+        empty_columns()
     assert raised.value.reason == "calibration"
-    for _ in range(3):
+    moved = [empty_columns() for _ in range(4)]
+    assert moved[0] == moved[1] and moved[2] == moved[3]
+    assert moved[0] == pytest.approx(7.5, abs=1) and moved[2] == pytest.approx(15, abs=1)
+    assert answers == []
+
+
+def test_the_same_calibration_is_prepared_once() -> None:
+    registering = Registering("auto", None, lambda *frames: Transform(np.eye(3), np.array([0.1, 0.0, 0.0])))
+    made = []
+    for _ in range(2):
         registering.depth(wall(), (HEIGHT, WIDTH), pair(), infos())
-    assert asked == [(COLOUR, DEPTH)] * 2
+        assert registering._made is not None
+        made.append(registering._made[1])
+    assert made[0] is made[1]
 
 
 @pytest.mark.parametrize(
@@ -173,6 +214,71 @@ def test_what_is_no_transform_is_refused(text: str) -> None:
 def test_without_tf2_ros_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tf2_ros", None)
     assert tf_lookup(None)(COLOUR, DEPTH) == "tf2_ros is not installed; set the parameter extrinsics"
+
+
+class Tf2:
+    """Stands in for the module tf2_ros: a buffer that knows what it is told."""
+
+    class TransformException(Exception): ...
+
+    class Buffer:
+        def __init__(self) -> None:
+            self.known: dict[tuple[str, str], Any] = {}
+
+        def lookup_transform(self, target_frame: str, source_frame: str, time: Any) -> Any:
+            assert time.nanoseconds == 0, "not the latest"
+            if (target_frame, source_frame) not in self.known:
+                raise Tf2.TransformException(f'"{target_frame}" passed to lookupTransform\ndoes not exist. ')
+            return SimpleNamespace(transform=self.known[target_frame, source_frame])
+
+    class TransformListener:
+        def __init__(self, buffer: Any, node: Any) -> None:
+            node.append(buffer)
+
+
+@needs_rclpy
+def test_what_tf_says_in_one_clause_and_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tf2_ros", Tf2)
+    node: list[Any] = []  # in which the listener, which is made once, puts down its buffer
+    lookup = tf_lookup(node)
+    for _ in range(2):
+        missing = f'"{COLOUR}" passed to lookupTransform does not exist (or set the parameter extrinsics)'
+        assert lookup(COLOUR, DEPTH) == missing
+    place, turn = SimpleNamespace(x=0.1, y=0.0, z=0.0), SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
+    node[0].known[COLOUR, DEPTH] = SimpleNamespace(translation=place, rotation=turn)
+    found = lookup(COLOUR, DEPTH)
+    assert isinstance(found, Transform) and len(node) == 1
+    np.testing.assert_allclose(found.translation, (0.1, 0, 0))
+
+
+@needs_rclpy
+@pytest.mark.skipif(not find_spec("tf2_ros"), reason="tf2_ros comes with a ROS installation")
+def test_transforms_of_tf2_come_late_and_change() -> None:
+    """As above with tf2_ros itself, over DDS."""
+    import tf2_ros
+    from geometry_msgs.msg import TransformStamped
+
+    def send(parent: str, child: str, x: float) -> None:
+        sent = TransformStamped(child_frame_id=child)
+        sent.header.frame_id, sent.transform.translation.x = parent, x
+        # Each by a broadcaster of its own: one of Python's sends the first transform of a frame for ever.
+        broadcasters.append(tf2_ros.StaticTransformBroadcaster(robot.node))
+        broadcasters[-1].sendTransform(sent)
+
+    def lies_at(x: float) -> bool:
+        found = lookup(COLOUR, DEPTH)
+        return isinstance(found, Transform) and abs(found.translation[0] - x) < 1e-6
+
+    broadcasters: list[Any] = []
+    domain = next_domain()
+    with peer_in(domain) as peer, peer_in(domain) as robot:
+        lookup = tf_lookup(peer.node)
+        assert "does not exist (or set the parameter extrinsics)" in str(lookup(COLOUR, DEPTH))
+        send("base", COLOUR, 1.0)
+        send("base", DEPTH, 1.1)
+        peer.until(lambda: lies_at(0.1), "the transform")
+        send("base", DEPTH, 1.3)
+        peer.until(lambda: lies_at(0.3), "the other transform")
 
 
 @needs_rclpy

@@ -70,9 +70,9 @@ def findings(
     unheard, beside: what `peers` finds on the images that the node reads, and on its other topics.
     """
     if inputs.asleep:  # what came before is over; what stands in the way of waking is not
-        return [*unheard, *beside]
+        return _worst_first([*unheard, *beside])
     idle = now.since_pair > config.idle_seconds
-    return [
+    found = [
         *_failure(now),
         *_refused(now),
         *unheard,
@@ -82,6 +82,12 @@ def findings(
         *(() if idle else _overload(now)),
         *(() if idle else _limits(now, config)),
     ]
+    return _worst_first(found)
+
+
+def _worst_first(found: list[Finding]) -> list[Finding]:
+    """Sorted by level alone: what is no fault yet does not stand before what is one."""
+    return sorted(found, key=lambda finding: finding.level, reverse=True)
 
 
 def assess(found: Sequence[Finding], now: Snapshot, inputs: Inputs, config: NodeConfig) -> tuple[Level, str]:

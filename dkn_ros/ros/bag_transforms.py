@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkn_ros.ros.bag_input import BagInput
-from dkn_ros.ros.registering import Transform
+from dkn_ros.ros.registering import Transform, plain_frame
 
 TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 
@@ -51,9 +51,9 @@ def _transforms(bag: BagInput, store: Any) -> dict[str, dict[str, NDArray[np.flo
             except Exception:  # bytes from a damaged file
                 continue
             for parent, child, matrix in matrices:
-                known.setdefault(_plain(parent), {}).setdefault(_plain(child), matrix)
+                known.setdefault(plain_frame(parent), {}).setdefault(plain_frame(child), matrix)
                 back = np.asarray(np.linalg.inv(matrix), np.float64)
-                known.setdefault(_plain(child), {}).setdefault(_plain(parent), back)
+                known.setdefault(plain_frame(child), {}).setdefault(plain_frame(parent), back)
     return known
 
 
@@ -68,7 +68,7 @@ def _matrix(transform: Any) -> NDArray[np.float64]:
 
 def _chain(known: dict[str, dict[str, NDArray[np.float64]]], target: str, source: str) -> NDArray[np.float64] | None:
     """The transform over the fewest frames between; None if there is no way."""
-    target, source = _plain(target), _plain(source)
+    target, source = plain_frame(target), plain_frame(source)
     found = {target: np.eye(4)}
     waiting = deque([target])
     while waiting and source not in found:
@@ -78,8 +78,3 @@ def _chain(known: dict[str, dict[str, NDArray[np.float64]]], target: str, source
                 found[other] = found[frame] @ matrix
                 waiting.append(other)
     return found.get(source)
-
-
-def _plain(frame: str) -> str:
-    """Old drivers write frames with a slash before them, which tf2 takes off."""
-    return frame.lstrip("/")

@@ -10,7 +10,8 @@
 The EventsExecutor (from Jazzy 7.1.4 on, experimental) is not used: in rclpy 9.1.2 from PyPI a process that spins it
 gets no timer, and SIGTERM does not end it.  The rest that the package uses of rclpy is the same in all of them, so
 nothing more stands here: `rclpy.lifecycle` has the same names, `add_on_set_parameters_callback` is there (the pre and
-post callbacks of later ones are not used).  Nothing here imports ROS at module level.
+post callbacks of later ones are not used), and one private name, the parameters that a node was given.  Nothing here
+imports ROS at module level.
 """
 
 from __future__ import annotations
@@ -109,6 +110,14 @@ def answering(node: type[Made]) -> type[Made]:
 
     answering_node: type[Made] = type(node.__name__, (node,), {change_state: change})
     return answering_node
+
+
+def given_parameters(node: Any) -> list[str]:
+    """Names of the parameters that were given to a node at start, by files, arguments or its maker; sorted.
+
+    rclpy keeps them to itself, by one name in all distributions.
+    """
+    return sorted(node._parameter_overrides)
 
 
 def approximate_time(queue_size: int) -> tuple[Any, tuple[Any, Any]]:

@@ -101,7 +101,10 @@ class Monitor:
         for key, finding in logged.items():
             before = self._logged.get(key)
             if before is None or (not finding.counted and finding.text != before.text):
-                self._node.get_logger().warning(finding.text)
+                if finding.level == Level.OK:
+                    self._node.get_logger().info(finding.text)
+                else:
+                    self._node.get_logger().warning(finding.text)
         for key in self._logged.keys() - logged.keys():
             self._node.get_logger().info(f"over: {key}")
         self._logged = logged

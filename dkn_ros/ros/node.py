@@ -66,6 +66,8 @@ class DknNode(ManagedNode):
         super().__init__("dkn_node", **kwargs)
         self.pipeline_config = parameters.declare(self, PipelineConfig, managed=True)
         self.config = parameters.declare(self, NodeConfig, managed=True)
+        for sentence in parameters.unknown(self):
+            self.get_logger().warning(sentence)
         self.equipment: Equipment | None = None  # while configured
         self.frames: Frames | None = None  # while active
         self.statistics = self._new_statistics()

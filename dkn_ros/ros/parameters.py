@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dkn_ros.config import CameraConfig, NodeConfig, PipelineConfig
+from dkn_ros.ros.distro import given_parameters
 from dkn_ros.settings import Setting, Settings, settings_of
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from rclpy.parameter import Parameter
 
 Config = TypeVar("Config", bound=Settings)
+
+NOT_OURS = "qos_overrides."
+"""What the names of parameters begin with that rclpy takes itself, if at all."""
 
 
 def declare(node: Node, kind: type[Config], managed: bool = False) -> Config:
@@ -30,6 +35,21 @@ def declare(node: Node, kind: type[Config], managed: bool = False) -> Config:
         parameter = node.declare_parameter(name, default, _descriptor(python_type, known, managed))
         values[name] = parameter.value
     return kind(**values)
+
+
+def unknown(node: Node) -> list[str]:
+    """A sentence on each parameter that was given at start and that the node does not have; call when all are declared.
+
+    ROS itself says nothing of a name that is misspelt.
+    """
+    names = [name for kind in (PipelineConfig, NodeConfig, CameraConfig) for name in settings_of(kind)]
+    names = [name for name in names if node.has_parameter(name)]
+    sentences = []
+    for given in given_parameters(node):
+        if not (node.has_parameter(given) or given.startswith(NOT_OURS)):
+            nearest = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(given, names, 1))
+            sentences.append(f"there is no parameter {given}, so it has no effect{nearest}")
+    return sentences
 
 
 def changed(config: Config, parameters: Sequence[Parameter]) -> Config:
@@ -93,7 +113,10 @@ def _descriptor(kind: type, known: Setting, managed: bool) -> ParameterDescripto
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
     descriptor = ParameterDescriptor(
-        description=known.description, read_only=known.fixed or not (known.live or managed)
+        description=known.description,
+        read_only=known.fixed or not (known.live or managed),
+        # What YAML makes of "4" and "off" is of another type than the default; the dataclass takes it or says why not.
+        dynamic_typing=any(known.taken(kind, value) is not value for value in (1, True)),
     )
     if known.choices:
         descriptor.additional_constraints = "one of " + ", ".join(map(str, known.choices))

@@ -6,7 +6,8 @@ The decisions are functions of plain values; `Peers` asks the graph.  Nothing he
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isinf
 from typing import Any
@@ -27,6 +28,8 @@ TRANSPORT = re.compile(r"/(compressed|compressedDepth|theora|ffmpeg|zstd)$")
 """What image_transport appends to the topic of the raw image."""
 SAME = {"color": "rgb", "colour": "rgb"}
 MOST_LOOKALIKES = 3
+GRACE_SECONDS = 10.0
+"""So much later than the node a driver may start before it counts as missing."""
 UNKNOWN = "an unknown node"
 
 
@@ -81,10 +84,15 @@ class Topic:
     @property
     def rename(self) -> str:
         """How to give it another name."""
-        if self.renamed_by:
-            return f"set {self.renamed_by}"
-        argument = next((argument for argument, given in INPUTS.items() if given == self.given), "")
-        return f"remap {self.given}" + (f" (launch argument {argument})" if argument else "")
+        return f"set {self.renamed_by}" if self.renamed_by else remapping([self])
+
+
+def remapping(topics: Sequence[Topic]) -> str:
+    """How to give them other names, in words."""
+    names = " and ".join(topic.given for topic in topics)
+    arguments = [argument for topic in topics for argument, given in INPUTS.items() if given == topic.given]
+    hint = f" (launch argument{'s' if len(arguments) > 1 else ''} {' and '.join(arguments)})" if arguments else ""
+    return f"remap {names}{hint}"
 
 
 def mismatches(offered: Qos, requested: Qos) -> list[tuple[str, str]]:
@@ -140,18 +148,30 @@ def input_faults(
         remedy = f"{raw} ({described(images[raw])})" if raw != topic.name and raw in images else "the raw image"
         wrong = f"publisher {publishers[0].node} sends {publishers[0].kind}, this node reads {topic.kind}"
         yield _fault(topic, "type", f"{wrong}; {topic.rename} to {remedy}")
-    elif not publishers and topic.needed:
-        similar = lookalikes(topic.name, (name for name in images if name != topic.name))
-        remedy = f"start the camera's driver, or {topic.rename}"
-        if similar:
-            meant = " or ".join(f"{name} ({described(images[name])})" for name in similar)
-            remedy = f"did you mean {meant}? then {topic.rename}"
-        yield _fault(topic, "no publisher", f"no publisher; {remedy}")
     for p in fitting:
         for offered, requested in mismatches(p.qos, topic.qos):
             remedy = f"set {topic.reliability}:={offered}" if offered == "best_effort" else f"offer {requested} there"
             text = f"publisher {p.node} offers {offered}, this node asks for {requested}; {remedy}"
             yield _fault(topic, f"QoS of {p.node}, {requested}", text)
+
+
+def absent(topics: Sequence[Topic], images: Mapping[str, Sequence[Endpoint]], early: bool) -> Iterator[Finding]:
+    """What to do about topics that nobody publishes; in one line for all that no other topic may be meant by.
+
+    images: as for `input_faults`.  early: the camera's driver may just be starting, which is no fault yet.
+    """
+    alone = []
+    for topic in topics:
+        similar = lookalikes(topic.name, (name for name in images if name != topic.name))
+        if similar:
+            meant = " or ".join(f"{name} ({described(images[name])})" for name in similar)
+            yield _fault(topic, "no publisher", f"no publisher; did you mean {meant}? then {topic.rename}")
+        else:
+            alone.append(topic)
+    if alone:
+        key = f"{' and '.join(topic.name for topic in alone)}: no publisher"
+        text = f"{key}{' yet' if early else ''}; start the camera's driver, or {remapping(alone)}"
+        yield Finding(Level.OK if early else Level.WARN, key, text, counted=False)
 
 
 def output_faults(
@@ -199,10 +219,17 @@ class Peers:
     A graph that is just changing is no fault: what only one look has seen is not told.
     """
 
-    def __init__(self, node: Any, inputs: Sequence[Topic], outputs: Sequence[Topic]) -> None:
+    def __init__(
+        self,
+        node: Any,
+        inputs: Sequence[Topic],
+        outputs: Sequence[Topic],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._node, self._inputs, self._outputs = node, inputs, outputs
         self._own = node.get_fully_qualified_name()
         self._seen: set[str] = set()
+        self._clock, self._until = clock, clock() + GRACE_SECONDS
 
     def look(self) -> View:
         """The graph as it is now."""
@@ -211,6 +238,10 @@ class Peers:
         if any(not any(p.kind == t.kind for p in publishers[t.name]) for t in self._inputs):
             images = self._images()
         faults: dict[bool, list[Finding]] = {True: [], False: []}
+        missing = [t for t in self._inputs if t.needed and not publishers[t.name]]
+        if not missing:
+            self._until = 0.0  # the drivers were there: what is missing later has not just to start
+        faults[True] += absent(missing, images, self._clock() < self._until)
         for t in self._inputs:
             faults[t.needed] += input_faults(t, publishers[t.name], images)
         for t in self._outputs:

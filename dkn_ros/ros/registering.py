@@ -17,7 +17,7 @@ from dkn_ros.config import BagConfig, NodeConfig
 from dkn_ros.depth import to_metres
 from dkn_ros.geometry import Transform
 from dkn_ros.registration import Registration
-from dkn_ros.ros.messages import ImageError, scaled_camera_info
+from dkn_ros.ros.messages import ImageError, frame_of, scaled_camera_info
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CameraInfo
@@ -46,7 +46,8 @@ def calibration_of(info: CameraInfo, width: int, height: int, rectified: bool = 
 class Registering:
     """Brings depth into the colour image where that is needed and can be done; for one thread at a time.
 
-    mode: "auto" registers where both images name their frames and these differ; "on" always; "off" never.
+    mode: "auto" registers where both images or their camera_infos name frames and these differ; "on" always; "off"
+    never.
     extrinsics: used in place of TF if given.  lookup: asks TF.  rectified: of none, rgb, depth or both, see
     `calibration_of`.
     """
@@ -79,15 +80,18 @@ class Registering:
         """Depth as the colour camera sees it, or as it came where it need not be registered.
 
         depth: hxw uint16 millimetres or float32 metres.  colour_size: height and width of the colour image.
-        pair: whose images name their frames.  infos: of "rgb" and "depth", as far as they have come.
+        pair: whose images name their frames, where camera_info does not: a driver that leaves the colour image's header
+        empty fills that of its camera_info, which is in the same frame.  infos: of "rgb" and "depth", as far as they
+        have come.
         Returns float32 metres with NaN, see `Registration.register`; they last until the next call.
         Raises ImageError("calibration"), which says what to do, where the calibration is missing or unfit.
         """
-        frames = pair.rgb.header.frame_id, pair.depth.header.frame_id
+        rgb, other = infos.get("rgb"), infos.get("depth")
+        frames = plain_frame(frame_of(pair.rgb.header, rgb)), plain_frame(frame_of(pair.depth.header, other))
         self.about = ""
         if not self.wanted(*frames):
             return depth
-        registration = self._registration(depth.shape, colour_size, frames, (infos.get("rgb"), infos.get("depth")))
+        registration = self._registration(depth.shape, colour_size, frames, (rgb, other))
         self.about = f"depth in {frames[1]!r} is registered to colour in {frames[0]!r}"
         if self._metres is None or self._metres.shape != depth.shape:
             self._metres = np.empty(depth.shape, np.float32)
@@ -105,7 +109,8 @@ class Registering:
             missing = " and ".join(name for name, info in (("colour", rgb), ("depth", other)) if info is None)
             raise self._refusal(frames, f"camera_info of {missing} has not come")
         transform = self._extrinsics or self._transform(*frames)
-        key = (depth_size, colour_size, frames, *(_key(info) for info in (rgb, other)))
+        numbers = transform.rotation.tobytes(), transform.translation.tobytes()
+        key = (depth_size, colour_size, frames, numbers, *(_key(info) for info in (rgb, other)))
         if self._made is None or self._made[0] != key:
             try:
                 made = Registration(
@@ -120,13 +125,13 @@ class Registering:
         return self._made[1]
 
     def _transform(self, colour_frame: str, depth_frame: str) -> Transform:
-        """From TF; looked up once, because cameras are fixed to each other."""
+        """From TF as it is now: a better calibration may be sent later.  What was known once lasts."""
         frames = colour_frame, depth_frame
-        if frames not in self._transforms:
-            found = self._lookup(*frames)
-            if isinstance(found, str):
-                raise self._refusal(frames, f"no transform between them: {found}")
+        found = self._lookup(*frames)
+        if not isinstance(found, str):
             self._transforms[frames] = found
+        elif frames not in self._transforms:
+            raise self._refusal(frames, f"no transform between them: {found}")
         return self._transforms[frames]
 
     @staticmethod
@@ -140,6 +145,11 @@ def _key(info: CameraInfo) -> tuple[Any, ...]:
     roi = info.roi
     region = roi.x_offset, roi.y_offset, roi.width, roi.height, info.binning_x, info.binning_y
     return (info.width, info.height, tuple(info.k), tuple(info.d), tuple(info.p), info.distortion_model, *region)
+
+
+def plain_frame(frame: str) -> str:
+    """Old drivers write frames with a slash before them, which tf2 does not look for."""
+    return frame.lstrip("/")
 
 
 def registering_of(config: NodeConfig | BagConfig, lookup: Lookup) -> Registering:
@@ -164,7 +174,8 @@ def tf_lookup(node: Any) -> Lookup:
         try:
             found = made[0].lookup_transform(target, source, Time()).transform
         except tf2_ros.TransformException as error:
-            return f"{error} (or set the parameter extrinsics)".replace("\n", " ")
+            said = " ".join(str(error).split()).rstrip(".")
+            return f"{said} (or set the parameter extrinsics)"
         t, q = found.translation, found.rotation
         return Transform.of_numbers((t.x, t.y, t.z, q.x, q.y, q.z, q.w))
 

@@ -55,6 +55,8 @@ class SimCamera(Node):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("sim_camera", **kwargs)
         self.config = parameters.declare(self, CameraConfig)
+        for sentence in parameters.unknown(self):
+            self.get_logger().warning(sentence)
         self.done = False
         self.sent = 0
         period, delay = 1.0 / self.config.rate, self.config.depth_delay
