@@ -40,6 +40,7 @@ from dkn_ros.preprocess import (
     target_image,
     working_size,
 )
+from dkn_ros.registration import Registration
 from dkn_ros.resampling import resample
 from dkn_ros.resolution import Resolution, covered_size, covering
 from dkn_ros.sampling.fused import Finish
@@ -113,15 +114,17 @@ class Pipeline:
         guidance: Guidance | None = None,
         out: FloatImage | None = None,
         confidence: FloatImage | None = None,
+        registration: Registration | None = None,
     ) -> Enhanced:
         """Upsample `depth` onto the grid of `rgb`.
 
         rgb: HxWx3 (RGB order) or HxW, uint8.
-        depth: hxw of any size, seen from the colour camera; uint16 millimetres (0 invalid) or float32 metres (NaN, 0
-            and below invalid).
+        depth: hxw of any size, seen from the colour camera, or from where `registration` says; uint16 millimetres (0
+            invalid) or float32 metres (NaN, 0 and below invalid).
         guidance: what `look` made of this very `rgb`, if it was called.
         out: HxW float32, C-contiguous, to write the result into; without it the result is a new array.
         confidence: such an array to write into how likely each pixel is right, see `confidence`; no work without it.
+        registration: of another camera's depth into this colour image.
         Raises ValueError for other shapes and types.
         """
         check_rgb(rgb)
@@ -132,7 +135,7 @@ class Pipeline:
         if confidence is not None:
             check_out("confidence", confidence, (height, width))
         self._begin()
-        return self._ladder.run(lambda: self._enhance(rgb, depth, guidance, out, confidence))
+        return self._ladder.run(lambda: self._enhance(rgb, depth, guidance, out, confidence, registration))
 
     def _enhance(
         self,
@@ -141,12 +144,17 @@ class Pipeline:
         guidance: Guidance | None,
         out: FloatImage,
         confidence: FloatImage | None,
+        registration: Registration | None,
     ) -> Enhanced:
         frames = self._on_device.frames(self.engine)
         if frames is not None:
-            return frames.enhance(self.config, rgb, depth, guidance, Outputs(out, confidence))
+            return frames.enhance(self.config, rgb, depth, guidance, Outputs(out, confidence), registration)
         height, width = rgb.shape[:2]
         clock, buffers, engine = StageClock(self.device), self._buffers, self.engine
+        if registration is not None:
+            with clock.stage("register"):
+                check_depth(depth)
+                depth = registration.register(to_metres(depth, out=buffers.array("as sent", depth.shape)))
         with clock.stage("preprocess"):
             metres = self.metres(depth, (height, width))
             blind = bool(np.isnan(metres, out=buffers.array("unknown", metres.shape, np.bool_)).all())
@@ -183,21 +191,25 @@ class Pipeline:
                 write_confidence(out, target, buffers.part("confidence"), confidence)
         return Enhanced(out, clock.timings())
 
-    def look(self, rgb: NDArray[np.uint8], depth_size: tuple[int, int]) -> Guidance:
+    def look(
+        self, rgb: NDArray[np.uint8], depth_size: tuple[int, int], registration: Registration | None = None
+    ) -> Guidance:
         """The guidance tower's half of the work, before the depth is there.
 
-        rgb: as in `enhance`; must stay as it is until then.  depth_size: height and width that the depth will have; if
-        it turns out to have others, `enhance` may have to look again.
+        rgb: as in `enhance`; must stay as it is until then.  depth_size: height and width that the depth will have, and
+        registration: what it will be given with; if it turns out otherwise, `enhance` may have to look again.
         """
         check_rgb(rgb)
         self._begin()
-        return self._ladder.run(lambda: self._look(rgb, depth_size))
+        return self._ladder.run(lambda: self._look(rgb, depth_size, registration))
 
-    def _look(self, rgb: NDArray[np.uint8], depth_size: tuple[int, int]) -> Guidance:
+    def _look(self, rgb: NDArray[np.uint8], depth_size: tuple[int, int], registration: Registration | None) -> Guidance:
         clock, engine = StageClock(self.device), self.engine
         frames = self._on_device.frames(engine)
         if frames is not None:
-            return frames.look(self.config, rgb, depth_size)
+            return frames.look(self.config, rgb, depth_size, registration)
+        if registration is not None:
+            depth_size = registration.grid_size(depth_size)
         rows, columns = covered_size(self._resolution.size(depth_size), rgb.shape[:2], self.config.depth_covers)
         size = working_size(rgb.shape[:2], (rows, columns), self.card.ratios)
         heads = engine.look(rgb, size, self._buffers)

@@ -96,6 +96,11 @@ class Registration:
         width, height = (max(1, round(n * s)) for n, s in zip((colour.width, colour.height), scales, strict=True))
         return width, height
 
+    def grid_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """`grid` as height and width, of depth of height and width `size`."""
+        width, height = self.grid(size[1], size[0])
+        return height, width
+
     def register(self, depth: FloatImage, width: int = 0, height: int = 0) -> FloatImage:
         """Depth as the colour camera sees it, on a grid of `width` x `height` pixels over the colour image.
 

@@ -16,6 +16,7 @@ from tape import TapeRecorder
 from test_steady_state import growth_of
 from torch import Tensor
 
+from dkn_ros.calibration import Calibration
 from dkn_ros.config import PipelineConfig
 from dkn_ros.device import Cuda
 from dkn_ros.engine import NUMBA, PYTORCH, TRITON, Engine, TritonError, Way
@@ -26,6 +27,7 @@ from dkn_ros.gpu.stream import PLACES
 from dkn_ros.models import FDKN
 from dkn_ros.models.fdkn import Heads
 from dkn_ros.pipeline import Pipeline
+from dkn_ros.registration import Registration
 from dkn_ros.sampling import WINDOW, reference
 from dkn_ros.weights import save_weights
 
@@ -229,6 +231,34 @@ class Refuses:
 
     def record(self, work: Any) -> Any:
         raise RuntimeError("CUDA error: operation not supported\nadvice")
+
+
+def beside() -> Registration:
+    """From a depth camera 3 cm beside the colour camera, of a third of its resolution."""
+    depth_camera = Calibration(24, 16, (20.0, 0, 12.0, 0, 20.0, 8.0, 0, 0, 1), (), "plumb_bob")
+    colour_camera = Calibration(48, 32, (44.0, 0, 24.0, 0, 44.0, 16.0, 0, 0, 1), (), "plumb_bob")
+    return Registration(depth_camera, colour_camera, np.eye(3), (0.03, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("room", [None, 300], ids=["room enough", "too little room at first"])
+def test_depth_of_another_camera_is_registered_on_the_device(
+    pipeline: Pipeline, recorder: Counting, weights: Path, monkeypatch: pytest.MonkeyPatch, room: int | None
+) -> None:
+    """As on the CPU, also by a look at the colour image before its depth; what has no room is done again with more."""
+    if room:
+        monkeypatch.setattr("dkn_ros.gpu.registration.ROOM", room / (24 * 16))
+    registration = beside()
+    for seed in (5, 6):
+        rgb, depth = images(seed, 2)
+        seen = pipeline.look(rgb, depth.shape, registration)
+        found = pipeline.enhance(rgb, depth, seen, registration=registration).depth
+        plain = pipeline.enhance(rgb, depth).depth
+        on_cpu = registration.register(np.where(depth > 0, depth / 1000, np.nan).astype(np.float32))
+        wanted = pipeline.enhance(rgb, on_cpu).depth
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+        assert np.nanmax(np.abs(found - plain)) > 0.01
+    assert pipeline.notes == ()
 
 
 def test_refused_captures_are_one_note_and_no_frame_is_lost(

@@ -13,6 +13,7 @@ import pytest
 from harness import Bench, image, needs_rclpy, next_domain, parameters, peer_in, pixels_of, running
 
 from dkn_ros.config import NodeConfig
+from dkn_ros.depth import to_metres
 from dkn_ros.ros.messages import ImageError
 from dkn_ros.ros.registering import Registering, Transform, calibration_of, registering_of, tf_lookup
 
@@ -48,6 +49,12 @@ def pair(colour: str = COLOUR, depth: str = DEPTH) -> Any:
     return SimpleNamespace(rgb=rgb, depth=other)
 
 
+def registered(registering: Registering, depth: Any, *given: Any) -> Any:
+    """Depth as the pipeline takes it."""
+    registration = registering.registration(depth.shape, *given)
+    return depth if registration is None else registration.register(to_metres(depth))
+
+
 def never(*frames: str) -> str:
     raise AssertionError("nobody should ask TF")
 
@@ -70,13 +77,13 @@ def wall() -> Any:
 def test_when_it_is_wanted(mode: str, colour: str, depth: str, wanted: bool) -> None:
     registering = Registering(mode, BESIDE, never)
     given = wall()
-    found = registering.depth(given, (HEIGHT, WIDTH), pair(colour, depth), infos())
+    found = registered(registering, given, (HEIGHT, WIDTH), pair(colour, depth), infos())
     assert (found is not given) == wanted == bool(registering.about)
 
 
 def test_depth_moves_as_the_extrinsics_say() -> None:
     """A wall at 2 m and a focal length of 150 pixels: 10 cm are 7.5 pixels."""
-    found = Registering("auto", BESIDE, never).depth(wall(), (HEIGHT, WIDTH), pair(), infos())
+    found = registered(Registering("auto", BESIDE, never), wall(), (HEIGHT, WIDTH), pair(), infos())
     assert found.shape == (HEIGHT, WIDTH)
     assert np.isnan(found[:, :7]).all()
     np.testing.assert_allclose(found[:, 8:], 2.0, rtol=1e-5)
@@ -87,11 +94,11 @@ def test_a_frame_that_only_camera_info_names_counts() -> None:
     given = infos()
     given["rgb"].header.frame_id = COLOUR
     registering = Registering("auto", BESIDE, never)
-    assert np.isnan(registering.depth(wall(), (HEIGHT, WIDTH), pair(colour=""), given)[:, :7]).all()
+    assert np.isnan(registered(registering, wall(), (HEIGHT, WIDTH), pair(colour=""), given)[:, :7]).all()
     assert registering.about == f"depth in {DEPTH!r} is registered to colour in {COLOUR!r}"
     given["rgb"].header.frame_id = DEPTH
     same = wall()
-    assert registering.depth(same, (HEIGHT, WIDTH), pair(colour=""), given) is same
+    assert registered(registering, same, (HEIGHT, WIDTH), pair(colour=""), given) is same
 
 
 def test_old_drivers_frames_with_a_slash_are_those_without() -> None:
@@ -102,10 +109,10 @@ def test_old_drivers_frames_with_a_slash_are_those_without() -> None:
         return BESIDE
 
     registering = Registering("auto", None, lookup)
-    registering.depth(wall(), (HEIGHT, WIDTH), pair("/" + COLOUR, DEPTH), infos())
+    registered(registering, wall(), (HEIGHT, WIDTH), pair("/" + COLOUR, DEPTH), infos())
     assert asked == [(COLOUR, DEPTH)]
     same = wall()
-    assert registering.depth(same, (HEIGHT, WIDTH), pair("/" + DEPTH, DEPTH), infos()) is same
+    assert registered(registering, same, (HEIGHT, WIDTH), pair("/" + DEPTH, DEPTH), infos()) is same
 
 
 def test_tf_is_asked_for_every_image_and_what_it_once_knew_lasts() -> None:
@@ -115,7 +122,7 @@ def test_tf_is_asked_for_every_image_and_what_it_once_knew_lasts() -> None:
     registering = Registering("auto", None, lambda *frames: answers.pop(0))
 
     def empty_columns() -> int:
-        found = registering.depth(wall(), (HEIGHT, WIDTH), pair(), infos())
+        found = registered(registering, wall(), (HEIGHT, WIDTH), pair(), infos())
         return int(np.isnan(found[HEIGHT // 2]).argmin())
 
     with pytest.raises(ImageError, match=r"no transform between them: it has not come; turn on") as raised:
@@ -131,7 +138,7 @@ def test_the_same_calibration_is_prepared_once() -> None:
     registering = Registering("auto", None, lambda *frames: Transform(np.eye(3), np.array([0.1, 0.0, 0.0])))
     made = []
     for _ in range(2):
-        registering.depth(wall(), (HEIGHT, WIDTH), pair(), infos())
+        registered(registering, wall(), (HEIGHT, WIDTH), pair(), infos())
         assert registering._made is not None
         made.append(registering._made[1])
     assert made[0] is made[1]
@@ -150,16 +157,16 @@ def test_the_same_calibration_is_prepared_once() -> None:
 )
 def test_without_a_calibration_it_says_what_is_missing(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ImageError, match=f"colour is in frame '{COLOUR}', depth in '{DEPTH}'") as raised:
-        Registering("auto", BESIDE, never).depth(wall(), (HEIGHT, WIDTH), pair(), given)
+        registered(Registering("auto", BESIDE, never), wall(), (HEIGHT, WIDTH), pair(), given)
     assert raised.value.reason == "calibration" and message in str(raised.value)
 
 
 def test_another_calibration_is_taken_at_once() -> None:
     registering = Registering("auto", BESIDE, never)
-    first = registering.depth(wall(), (HEIGHT, WIDTH), pair(), infos()).copy()
+    first = registered(registering, wall(), (HEIGHT, WIDTH), pair(), infos()).copy()
     moved = infos()
     moved["rgb"].k = [150.0, 0, 99.5, 0, 150.0, 59.5, 0, 0, 1]
-    second = registering.depth(wall(), (HEIGHT, WIDTH), pair(), moved)
+    second = registered(registering, wall(), (HEIGHT, WIDTH), pair(), moved)
     assert np.isnan(first[:, :7]).all() and np.isfinite(first[:, 8:20]).all()
     assert np.isnan(second[:, :27]).all() and np.isfinite(second[:, 28:]).all()
 
@@ -192,7 +199,7 @@ def test_which_images_are_rectified(rectified: str) -> None:
         )
     focal = {camera: 150.0 if rectified in (camera, "both") else 100.0 for camera in ("rgb", "depth")}
     registering = Registering("auto", BESIDE, never, rectified)
-    found = registering.depth(wall(), (HEIGHT, WIDTH), pair(), given)
+    found = registered(registering, wall(), (HEIGHT, WIDTH), pair(), given)
     row = np.flatnonzero(np.isfinite(found[found.shape[0] // 2])) * WIDTH / found.shape[1]
     left = max(0.0, 79.5 + focal["rgb"] * (-80 / focal["depth"] + 0.05))
     assert abs(row[0] - left) < 3

@@ -23,12 +23,15 @@ from dkn_ros.gpu.schedule import LANES
 from dkn_ros.gpu.stream import Frame as Underway
 from dkn_ros.gpu.stream import FrameStream, Seen
 from dkn_ros.gpu.work import FrameWork, Outputs, Report
+from dkn_ros.registration import Registration
 from dkn_ros.resolution import Resolution
 from dkn_ros.weights import Card
 
 Result = TypeVar("Result")
 Size = tuple[int, int]
 """Height and width."""
+REPEATS = 2
+"""A frame is done again at most so often: its depth may be of another form than before, and then need more room."""
 STAGES = {
     "colour up": "copy up", "depth up": "copy up", "look": "guidance", "prepare": "target", "average": "average",
     "down": "copy down",
@@ -60,15 +63,22 @@ class DeviceFrames:
         self._recorder = recorder_of(engine.device)
         self._lanes = lanes_of(engine.device)
         self._stream: FrameStream[Plan] = FrameStream(self._lanes, self._work)
+        self._room: tuple[Plan, int] | None = None  # that a registration turned out to need
         self._kind = (True, False)  # of the last frame: whether in millimetres, and with confidence
 
-    def look(self, config: PipelineConfig, rgb: NDArray[np.uint8], depth_size: Size) -> Guidance:
+    def look(
+        self,
+        config: PipelineConfig,
+        rgb: NDArray[np.uint8],
+        depth_size: Size,
+        registration: Registration | None = None,
+    ) -> Guidance:
         """See `Pipeline.look`: begins with a colour image whose depth will probably be as the last one's, and returns.
 
         Unlike a CPU's, the work goes on, and its time counts for the frame.
         """
         start = time.perf_counter()
-        plan = self._plan(config, rgb.shape, depth_size, *self._kind)
+        plan = self._plan(config, rgb.shape, depth_size, *self._kind, registration)
         with self._closed_if_it_fails():
             seen = self._stream.look(plan, rgb)
         return Guidance(rgb, plan.working, None, 1e3 * (time.perf_counter() - start), self.engine, seen)
@@ -80,17 +90,20 @@ class DeviceFrames:
         depth: NDArray,
         guidance: Guidance | None,
         out: Outputs,
+        registration: Registration | None = None,
     ) -> Enhanced:
         """See `Pipeline.enhance`."""
         start = time.perf_counter()
 
         def work(guidance: Guidance | None) -> tuple[Report, dict[str, float], bool]:
-            return self.finish(self.begin(config, rgb, depth, out.confidence is not None, guidance), out)
+            frame = self.begin(config, rgb, depth, out.confidence is not None, guidance, registration)
+            return self.finish(frame, out)
 
         with self._closed_if_it_fails():
-            report, stages, again = self._with_room(lambda: work(guidance))
-            if again:
-                report, stages, _ = self._with_room(lambda: work(None))
+            report, stages, again = self._with_memory(lambda: work(guidance))
+            for _ in range(REPEATS):
+                if again:
+                    report, stages, again = self._with_memory(lambda: work(None))
         return Enhanced(out.depth, {**stages, "whole": 1e3 * (time.perf_counter() - start)}, report.blind)
 
     def begin(
@@ -100,6 +113,7 @@ class DeviceFrames:
         depth: NDArray,
         confidence: bool = False,
         guidance: Guidance | None = None,
+        registration: Registration | None = None,
     ) -> Underway[Plan]:
         """Submit a frame; up to `stream.PLACES` are under way at a time.
 
@@ -108,21 +122,24 @@ class DeviceFrames:
         check_depth(depth)
         size = depth.shape[0], depth.shape[1]
         self._kind = depth.dtype == np.uint16, confidence
-        plan = self._plan(config, rgb.shape, size, *self._kind)
+        plan = self._plan(config, rgb.shape, size, *self._kind, registration)
         seen = guidance.seen if guidance and guidance.engine is self.engine else None
         return self._stream.begin(plan, rgb, depth, settings_of(config), seen if isinstance(seen, Seen) else None)
 
     def finish(self, frame: Underway[Plan], out: Outputs) -> tuple[Report, dict[str, float], bool]:
         """Wait for a frame and write it into `out`.
 
-        Returns the report, the milliseconds of its stages, and whether it has to be done again because its depth turned
-        out to be of another form than that of the frames before.
+        Returns the report, the milliseconds of its stages, and whether it has to be done again: because its depth
+        turned out to be of another form than that of the frames before, or to need more room to be registered.
         """
         report, steps = self._stream.finish(frame, out)
-        depth, before = frame.key.depth, frame.key.measured
-        if frame.key.look_for_form:
-            self._resolution.learn(depth, report.form)
-        return report, _stages(steps), self._resolution.size(depth) != before
+        plan = frame.key
+        if plan.look_for_form:
+            self._resolution.learn(plan.registered, report.form)
+        if report.needed:
+            self._room = plan, report.needed + report.needed // 4
+            self._stream.release()  # what was captured has no more room
+        return report, _stages(steps), report.needed > 0 or self._resolution.size(plan.registered) != plan.measured
 
     def close(self) -> None:
         """Free buffers, graphs and lanes; frames that are under way are lost.  Raises nothing."""
@@ -131,7 +148,7 @@ class DeviceFrames:
             self._stream.release()
             self._lanes.close()
 
-    def _with_room(self, work: Callable[[], Result]) -> Result:
+    def _with_memory(self, work: Callable[[], Result]) -> Result:
         """What `work` gives; where memory is short, at the second try without what is kept for other frames."""
         try:
             return work()
@@ -153,16 +170,18 @@ class DeviceFrames:
             raise
 
     def _work(self, plan: Plan, number: int) -> FrameWork:
-        return FrameWork(Frame(self.engine, self._card, plan), self._recorder, self._refused)
+        room = self._room[1] if self._room and self._room[0] == plan else 0
+        return FrameWork(Frame(self.engine, self._card, plan, room), self._recorder, self._refused)
 
     def _refused(self, reason: str) -> None:
         self._note(f"{self.engine.way} captures no graph: {reason}; goes on without")
 
     def _plan(
-        self, config: PipelineConfig, colour: tuple[int, ...], depth: Size, millimetres: bool, sure: bool
-    ) -> Plan:
-        measured = self._resolution.size(depth)
-        return Plan.of(config, self._card, colour, depth, millimetres, measured, None, sure)
+        self, config: PipelineConfig, colour: tuple[int, ...], depth: Size, millimetres: bool, sure: bool,
+        registration: Registration | None,
+    ) -> Plan:  # fmt: skip
+        measured = self._resolution.size(depth if registration is None else registration.grid_size(depth))
+        return Plan.of(config, self._card, colour, depth, millimetres, measured, registration, sure)
 
 
 def _stages(steps: Mapping[str, float]) -> dict[str, float]:

@@ -87,8 +87,7 @@ class Plan:
         """Of the depth as the colour camera sees it, before its form is looked at."""
         if self.registration is None:
             return self.depth
-        width, height = self.registration.grid(self.depth[1], self.depth[0])
-        return height, width
+        return self.registration.grid_size(self.depth)
 
 
 def settings_of(config: PipelineConfig) -> tuple[float, ...]:

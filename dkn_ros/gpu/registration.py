@@ -48,7 +48,7 @@ class DeviceRegistration:
     ) -> None:
         height, width = size
         rows, columns = self._grid = grid or tuple(reversed(registration.grid(width, height)))
-        self.room = room or ROOM * max(height * width, rows * columns)
+        self.room = room or int(ROOM * max(height * width, rows * columns))
         """So many items are drawn at most."""
         known = registration.geometry(width, height, columns, rows)
         self._rays = tuple(torch.from_numpy(known.rays[..., i].copy()).to(device) for i in range(3))

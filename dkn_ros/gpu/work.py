@@ -34,6 +34,8 @@ class Report(NamedTuple):
     """Whether nothing of its depth was valid."""
     form: Form | None
     """Of its depth, see `resolution`; None where it was not looked for or cannot be told."""
+    needed: int = 0
+    """Room that the registration lacked, see `gpu.frame.Prepared.needed`; 0 where it had enough."""
 
 
 class Staged:
@@ -66,6 +68,7 @@ class FrameWork:
     def __init__(self, frame: Frame, recorder: Recorder | None, refused: Callable[[str], None]) -> None:
         inputs = frame.inputs()
         self._plan = frame.plan
+        self._room = frame.registration.room if frame.registration is not None else 0
         self._rgb, self._depth, self._settings = (Staged(tensor) for tensor in inputs)
         self._look = Captured(lambda: frame.look(inputs.rgb), recorder, refused)
         self._prepare = Captured(lambda: frame.prepare(*inputs), recorder, refused)
@@ -113,7 +116,7 @@ class FrameWork:
     def down(self) -> None:
         """See `stream.Work`."""
         done, prepared = self._finish.result, self._prepare.result
-        there = [done.depth, prepared.blind, done.confidence, prepared.evidence]
+        there = [done.depth, prepared.blind, done.confidence, prepared.evidence, prepared.needed]
         if self._results is None:
             self._results = [Staged(tensor) for tensor in there if tensor is not None]
         for staged, tensor in zip(self._results, (tensor for tensor in there if tensor is not None), strict=True):
@@ -124,13 +127,15 @@ class FrameWork:
         """See `stream.Work`."""
         assert self._results is not None
         depth, blind, *others = self._results
+        needed = int(others.pop().array) if self._room else 0
+        needed = needed if needed > self._room else 0
         form = form_of_evidence(others.pop().host, self._plan.registered) if self._plan.look_for_form else None
         if not blind.array:
             np.copyto(out.depth, depth.array)
             if out.confidence is not None:
                 np.copyto(out.confidence, others[0].array)
-            return Report(False, form)
+            return Report(False, form, needed)
         out.depth.fill(np.nan)
         if out.confidence is not None:
             out.confidence.fill(0)
-        return Report(True, form)
+        return Report(True, form, needed)

@@ -196,8 +196,9 @@ class _Conversion:
         try:
             rgb = read_rgb(rgb_message)
             images = dataclasses.replace(pair, rgb=rgb_message, depth=depth_message)
-            measured = self._registering.depth(read_depth(depth_message), rgb.shape[:2], images, self._infos)
-            depth = self._pipeline.enhance(rgb, measured).depth
+            measured = read_depth(depth_message)
+            registration = self._registering.registration(measured.shape, rgb.shape[:2], images, self._infos)
+            depth = self._pipeline.enhance(rgb, measured, registration=registration).depth
         except ImageError as error:
             self.report.refuse(error.reason, str(error))
             return

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from std_msgs.msg import Header
 
     from dkn_ros.pipeline import Guidance, Pipeline
+    from dkn_ros.registration import Registration
 
 
 COMING_SECONDS = 2.0
@@ -54,7 +55,7 @@ class Frames:
         self._foresight = Foresight()
         self._stopped = False
         self._early: tuple[Image, NDArray[np.uint8], Guidance] | None = None
-        self._depth_size: tuple[int, int] | None = None
+        self._depth_before: tuple[tuple[int, int], Registration | None] | None = None
         self._uncalibrated_since: float | None = None  # in a row, until now
         self._worker = Worker(self._work, lambda _: statistics.dropped_busy(), "dkn_worker")
 
@@ -99,11 +100,11 @@ class Frames:
 
     def _look_early(self, msg: Image) -> None:
         """Begin with a colour image whose depth is still to come; if none comes, nothing is lost but the work."""
-        if self._depth_size is None:
+        if self._depth_before is None:
             return
         try:
             rgb = read_rgb(msg)
-            self._early = msg, rgb, self._pipeline.look(rgb, self._depth_size)
+            self._early = msg, rgb, self._pipeline.look(rgb, *self._depth_before)
         except Exception:
             self._early = None  # what failed fails again with the pair, which says so
 
@@ -114,13 +115,13 @@ class Frames:
             _, rgb, guidance = early
         else:
             rgb, guidance = read_rgb(pair.rgb), None
-        depth = self._registering.depth(read_depth(pair.depth), rgb.shape[:2], pair, self._infos)
+        depth, size = read_depth(pair.depth), (rgb.shape[0], rgb.shape[1])
+        registration = self._registering.registration(depth.shape, size, pair, self._infos)
         self._uncalibrated_since = None
-        self._depth_size = depth.shape[0], depth.shape[1]
-        size = rgb.shape[0], rgb.shape[1]
+        self._depth_before = (depth.shape[0], depth.shape[1]), registration
         metres, confidence = self._outputs.metres(*size), self._outputs.confidence(*size)
         read = time.perf_counter()
-        enhanced = self._pipeline.enhance(rgb, depth, guidance, metres, confidence)
+        enhanced = self._pipeline.enhance(rgb, depth, guidance, metres, confidence, registration)
         done = time.perf_counter()
         if self._stopped:
             return

@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dkn_ros.calibration import Calibration
 from dkn_ros.config import BagConfig, NodeConfig
-from dkn_ros.depth import to_metres
 from dkn_ros.geometry import Transform
 from dkn_ros.registration import Registration
 from dkn_ros.ros.messages import ImageError, frame_of, scaled_camera_info
@@ -44,7 +40,7 @@ def calibration_of(info: CameraInfo, width: int, height: int, rectified: bool = 
 
 
 class Registering:
-    """Brings depth into the colour image where that is needed and can be done; for one thread at a time.
+    """Says how depth comes into the colour image where that is needed and can be done; for one thread at a time.
 
     mode: "auto" registers where both images or their camera_infos name frames and these differ; "on" always; "off"
     never.
@@ -57,45 +53,42 @@ class Registering:
         self._rectified = {camera: rectified in (camera, "both") for camera in ("rgb", "depth")}
         self._made: tuple[tuple[Any, ...], Registration] | None = None
         self._transforms: dict[tuple[str, str], Transform] = {}
-        self._metres: NDArray[np.float32] | None = None
         self.about = ""
         """What was done with the last depth, for the diagnostics; empty if it was left as it came."""
 
     def release(self) -> None:
         """Free what is kept for the next frame."""
-        self._made = self._metres = None
+        self._made = None
 
     def wanted(self, colour_frame: str, depth_frame: str) -> bool:
         """Whether depth of that frame is to be registered."""
         differ = bool(colour_frame and depth_frame and colour_frame != depth_frame)
         return self._mode == "on" or (self._mode == "auto" and differ)
 
-    def depth(
+    def registration(
         self,
-        depth: NDArray,
+        depth_size: tuple[int, ...],
         colour_size: tuple[int, ...],
         pair: Pair,
         infos: Mapping[str, CameraInfo],
-    ) -> NDArray:
-        """Depth as the colour camera sees it, or as it came where it need not be registered.
+    ) -> Registration | None:
+        """What brings a pair's depth into the colour image, for `Pipeline.enhance`; None where it need not be.
 
-        depth: hxw uint16 millimetres or float32 metres.  colour_size: height and width of the colour image.
+        depth_size, colour_size: height and width of both images.
         pair: whose images name their frames, where camera_info does not: a driver that leaves the colour image's header
         empty fills that of its camera_info, which is in the same frame.  infos: of "rgb" and "depth", as far as they
         have come.
-        Returns float32 metres with NaN, see `Registration.register`; they last until the next call.
+        The same object as long as nothing changes.
         Raises ImageError("calibration"), which says what to do, where the calibration is missing or unfit.
         """
         rgb, other = infos.get("rgb"), infos.get("depth")
         frames = plain_frame(frame_of(pair.rgb.header, rgb)), plain_frame(frame_of(pair.depth.header, other))
         self.about = ""
         if not self.wanted(*frames):
-            return depth
-        registration = self._registration(depth.shape, colour_size, frames, (rgb, other))
+            return None
+        found = self._registration(depth_size, colour_size, frames, (rgb, other))
         self.about = f"depth in {frames[1]!r} is registered to colour in {frames[0]!r}"
-        if self._metres is None or self._metres.shape != depth.shape:
-            self._metres = np.empty(depth.shape, np.float32)
-        return registration.register(to_metres(depth, out=self._metres))
+        return found
 
     def _registration(
         self,
