@@ -293,5 +293,8 @@ class TrainingConfig(Settings):
     misregistration: float = setting(4.0, "largest shift between colour and depth, pixels", 0.0)
     precision: str = setting("float32", "number type of the convolutions", choices=("float32", "bfloat16"))
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    workers: int = setting(
+        0, "processes that draw crops ahead; 0: on a GPU one a core, less one; on a CPU a thread does it", 0, 256
+    )
     checkpoint_every: int = setting(500, "steps between checkpoints and validations", 1)
     licence: str = setting("Apache-2.0", "licence of the trained weights")

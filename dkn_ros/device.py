@@ -50,6 +50,17 @@ def resolve_device(requested: str, cuda_available: bool) -> torch.device:
     return torch.device(requested)
 
 
+def exact_float32(device: torch.device) -> None:
+    """Let a GPU compute float32 as float32 in this process.
+
+    PyTorch's convolutions otherwise take TF32, which has 10 bits of it: float32 towers would be no better than float16
+    ones, and a comparison with them would measure that.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def resolve_precision(requested: str, device: torch.device, gain: Callable[[], float]) -> torch.dtype:
     """auto, float32, bfloat16 or int8 -> the number type of the towers; ValueError for one that the device lacks.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dkn_ros.blocks import guidance_blocks, target_blocks
 from dkn_ros.buffers import Buffers
-from dkn_ros.device import bfloat16_gain, resolve_precision, towers_kind
+from dkn_ros.device import bfloat16_gain, exact_float32, resolve_precision, towers_kind
 from dkn_ros.models.fdkn import FDKN, STRIDE, Heads, pad, sampling_grid
 from dkn_ros.models.inference import prepared
 from dkn_ros.preprocess import Target, shrink
@@ -65,8 +65,7 @@ class Engine:
         self.precision = resolve_precision(precision, self.device, bfloat16_gain)
         self.kind = towers_kind(self.precision, bfloat16_gain)
         """Number type of the blocks that the towers take."""
-        if self.device.type == "cuda" and self.precision == torch.float32:
-            torch.backends.cudnn.allow_tf32 = False  # float32 as asked for, not with 10 bits of it
+        exact_float32(self.device)
         self._guidance, self._target = self._towers()
         self._grid, self._offset_scale = sampling_grid(model.options)
         self._grid = self._grid.to(self.device)
