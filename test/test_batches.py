@@ -74,7 +74,7 @@ def test_workers_draw_what_a_thread_draws(scenes: SceneStore, tmp_path: Path) ->
     config, path = tiny(), tmp_path / "scenes.bin"
     with scene_file(config, path, ALONE, progress=False) as mapped:
         for ours, wanted in zip(mapped.frames, scenes.frames, strict=True):
-            for image, expected in zip(ours, wanted, strict=True):
+            for image, expected in zip(ours, wanted, strict=True):  # type: tuple[Any, Any]
                 np.testing.assert_array_equal(image, expected)
                 assert image.dtype == expected.dtype and image.flags.c_contiguous
         with Batches(mapped, config, ALONE, workers=2, first=1) as batches:
