@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dkn_ros.settings import Settings, setting
 
-PRECISIONS = ("auto", "float32", "bfloat16", "int8")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class PipelineConfig(Settings):
     device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto takes CUDA where there is one")
     precision: str = setting(
         "auto",
-        "number type of the feature towers; auto: bfloat16 on CUDA and on CPUs that gain by it, else float32; int8: on "
-        "a CPU twice as fast",
+        "number type of the feature towers; auto: bfloat16 where that is faster, else float32, or on a GPU float16; "
+        "int8: on a CPU twice as fast",
         choices=PRECISIONS,
         live=True,
     )
