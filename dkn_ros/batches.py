@@ -69,8 +69,9 @@ class Batches:
         self._config, self._ranks, self._step = config, ranks, first
         own = range(first + (ranks.rank - first) % ranks.size, config.iterations, ranks.size)
         self._drawn = _by_processes(scenes, config, own, workers, ranks) if workers else _by_thread(scenes, config, own)
+        self._begun = False
         self.waited = 0.0
-        """Seconds that steps waited for batches that this process draws."""
+        """Seconds that steps waited for batches that this process draws; less the first, before which workers start."""
 
     def __enter__(self) -> Batches:
         return self
@@ -87,7 +88,8 @@ class Batches:
         if source == ranks.rank:
             start = time.monotonic()
             batch = next(self._drawn)
-            self.waited += time.monotonic() - start
+            self.waited += time.monotonic() - start if self._begun else 0.0
+            self._begun = True
         self._step += 1
         on_device = [
             torch.empty(shape, device=ranks.device) if batch is None else batch[i].to(ranks.device, non_blocking=True)

@@ -121,7 +121,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.workers = workers_of(config.workers, self.ranks, available_cores())
         self.waiting: float | None = None
-        """Share of the time of the steps of this run in which they waited for their batch; None before there is any."""
+        """Share of the steps' time in this run in which they waited, see `Batches.waited`; None: no step."""
         self._use_triton()
 
     def _use_triton(self) -> None:

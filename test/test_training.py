@@ -327,6 +327,18 @@ def test_a_changed_recipe_is_not_resumed(tmp_path: Path, changes: dict[str, Any]
     assert not Trainer(tiny(), tmp_path / "empty").resume()
 
 
+def test_a_training_goes_on_with_other_workers_and_from_before_there_were_any(tmp_path: Path) -> None:
+    trainer = Trainer(tiny(), tmp_path)
+    trainer.history.append({"step": 2, "loss": 0.1, "x2_clean": 1.0})
+    trainer.step = 2
+    trainer.save()
+    state = torch.load(trainer.checkpoint, weights_only=True)
+    del state["config"]["workers"]
+    torch.save(state, trainer.checkpoint)
+    again = Trainer(tiny(workers=3), tmp_path)
+    assert again.resume() and again.step == 2 and again.workers == 3
+
+
 def test_recipes_come_from_yaml(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(TINY))
