@@ -5,8 +5,8 @@ on the crop; so a batch is drawn whole.  What is divided, among the workers of a
 together, are the steps: of N processes number r draws the batches of the steps r, r + N, r + 2N, ..., and sends each
 to the others.  So every batch is drawn once, and is the same whoever draws it.
 
-One core (AMD EPYC) draws 300 crops of 144 x 144 pixels a second, 490 of 96 x 96, and renders 5 scenes.  A GPU that
-makes 100 steps a second of 6 crops of 144 pixels needs 2 such cores, with 64 crops in a step 21.
+One core (AMD EPYC) draws 300 crops of 144 x 144 pixels a second, 490 of 96 x 96, and renders 5 scenes; in a worker 210
+(6 crops a step) to 270 (64).  A GPU that makes 100 steps a second of 6 such crops needs 3 cores, with 64 crops 24.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dkn_ros.traits import Traits
 Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Guidance, target, validity, truth and traits."""
 MOST_WORKERS = 16
-"""Nobody who gives no number wants more: each holds some 300 MB, and 16 draw 4,800 crops a second."""
+"""Nobody who gives no number wants more: each holds some 370 MB, and 16 such cores draw 4,000 crops a second."""
 
 
 def workers_of(requested: int, ranks: Ranks, cores: int) -> int:
