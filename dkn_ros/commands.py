@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import re
 import shlex
 import sys
@@ -182,12 +183,25 @@ def benchmark(given: argparse.Namespace) -> int:
 
 
 def train(given: argparse.Namespace) -> int:
-    """Train by a recipe, from the checkpoint if there is one."""
-    from dkn_ros.training import Trainer, read_recipe
+    """Train by a recipe, from the checkpoint if there is one; also as one of several processes of torchrun."""
+    import torch
 
-    output = Path(given.out)
-    card = Trainer(read_recipe(Path(given.recipe)), output).run()
-    print(f"{output / card.file}: sha256 {card.sha256}")
+    from dkn_ros.ranks import join, leave, place
+    from dkn_ros.recipe import read_recipe
+    from dkn_ros.training import Trainer
+
+    output, recipe = Path(given.out), read_recipe(Path(given.recipe))
+    ranks = place(recipe.device, os.environ, torch.cuda.device_count())
+    join(ranks)
+    try:
+        trainer = Trainer(recipe, output, ranks)
+        card = trainer.run()
+    finally:
+        leave()
+    if ranks.first:
+        if trainer.waiting is not None:
+            print(f"the steps waited for their batches {trainer.waiting:.0%} of the time; drawn by {trainer.drawers}")
+        print(f"{output / card.file}: sha256 {card.sha256}")
     return 0
 
 

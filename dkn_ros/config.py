@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dkn_ros.settings import Settings, setting
 
-PRECISIONS = ("auto", "float32", "bfloat16", "int8")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class PipelineConfig(Settings):
     device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto takes CUDA where there is one")
     precision: str = setting(
         "auto",
-        "number type of the feature towers; auto: bfloat16 on CUDA and on CPUs that gain by it, else float32; int8: on "
-        "a CPU twice as fast",
+        "number type of the feature towers; auto: bfloat16 where that is faster, else float32, or on a GPU float16; "
+        "int8: on a CPU twice as fast",
         choices=PRECISIONS,
         live=True,
     )
@@ -293,5 +293,8 @@ class TrainingConfig(Settings):
     misregistration: float = setting(4.0, "largest shift between colour and depth, pixels", 0.0)
     precision: str = setting("float32", "number type of the convolutions", choices=("float32", "bfloat16"))
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    workers: int = setting(
+        0, "processes that draw crops ahead; 0: on a GPU one a core, less one; on a CPU a thread does it", 0, 256
+    )
     checkpoint_every: int = setting(500, "steps between checkpoints and validations", 1)
     licence: str = setting("Apache-2.0", "licence of the trained weights")

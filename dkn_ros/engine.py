@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dkn_ros.blocks import guidance_blocks, target_blocks
 from dkn_ros.buffers import Buffers
-from dkn_ros.device import bfloat16_gain, resolve_precision, towers_kind
+from dkn_ros.device import bfloat16_gain, exact_float32, resolve_precision, towers_kind
 from dkn_ros.models.fdkn import FDKN, STRIDE, Heads, pad, sampling_grid
 from dkn_ros.models.inference import prepared
 from dkn_ros.preprocess import Target, shrink
@@ -54,7 +54,7 @@ def check_precision(requested: str, device: torch.device) -> None:
 class Engine:
     """Towers and average, ready for frames; for one thread at a time.
 
-    precision: float32, bfloat16, int8 or auto, see `device.resolve_precision`.
+    precision: float32, bfloat16, float16, int8 or auto, see `device.resolve_precision`.
     Raises RuntimeError, as PyTorch does, for a device that cannot be used, TritonError after a trial of its kernel, and
     ValueError for a precision that the device does not have.
     """
@@ -65,8 +65,9 @@ class Engine:
         self.precision = resolve_precision(precision, self.device, bfloat16_gain)
         self.kind = towers_kind(self.precision, bfloat16_gain)
         """Number type of the blocks that the towers take."""
-        if self.device.type == "cuda" and self.precision == torch.float32:
-            torch.backends.cudnn.allow_tf32 = False  # float32 as asked for, not with 10 bits of it
+        # float16 is made on the GPU: compiled code on the CPU does not know it.
+        self._read = torch.float32 if self.kind == torch.float16 else self.kind
+        exact_float32(self.device)
         self._guidance, self._target = self._towers()
         self._grid, self._offset_scale = sampling_grid(model.options)
         self._grid = self._grid.to(self.device)
@@ -92,13 +93,16 @@ class Engine:
         if self._guidance is None:
             return None
         small = shrink(rgb, size[1], size[0], buffers)
-        return self._guidance(guidance_blocks(small, self.model.options, self.kind, buffers).to(self.device))
+        return self._guidance(self._given(guidance_blocks(small, self.model.options, self._read, buffers)))
 
     @torch.inference_mode()
     def target_heads(self, target: Target, buffers: Buffers) -> Heads:
         """The target tower's heads; their weights, as those of `look`, come before the sigmoid."""
         assert self._target is not None
-        return self._target(target_blocks(target, self.model.options, self.kind, buffers).to(self.device))
+        return self._target(self._given(target_blocks(target, self.model.options, self._read, buffers)))
+
+    def _given(self, blocks: Tensor) -> Tensor:
+        return blocks.to(self.device).to(self.kind)
 
     @torch.inference_mode()
     def average(

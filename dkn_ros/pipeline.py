@@ -22,7 +22,7 @@ from dkn_ros.confidence import confidence as write_confidence
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import check_depth, to_metres
 from dkn_ros.device import available_cores, cuda_state, resolve_threads
-from dkn_ros.engine import Engine, activated, check_precision
+from dkn_ros.engine import Engine, Way, activated, check_precision
 from dkn_ros.fallback import Ladder, ways_of
 from dkn_ros.flying import forget_flying
 from dkn_ros.frame import Enhanced, Guidance, check_out
@@ -68,7 +68,13 @@ class Pipeline:
         ways, notes = ways_of(self.config.device, cuda_state(), self.config.fallback)
         self.model, self.card = load_model(self.config.weights)
         self._asked_precision = self.config.precision
-        self._ladder = Ladder(ways, lambda way: Engine(self.model, way, self._asked_precision), notes)
+        gpu_asked = self.config.device.startswith("cuda") or ways[0].device.type == "cuda"
+
+        def engine(way: Way) -> Engine:
+            stands_in = gpu_asked and way.device.type == "cpu" and self._asked_precision == "float16"
+            return Engine(self.model, way, "auto" if stands_in else self._asked_precision)
+
+        self._ladder = Ladder(ways, engine, notes)
         self._buffers = Buffers()
         self._resolution = Resolution(self.config.depth_resolution)
         self._on_device = OnDevice(self.card, self._resolution, self._ladder.note)

@@ -1,6 +1,7 @@
 """The training loop: procedural scenes, the camera model, one network; resumable to the same result.
 
-Every random choice of step i comes from (seed, i), so a run that was interrupted goes on as if it had not been.
+Every random choice of step i comes from (seed, i), so a run that was interrupted goes on as if it had not been, also
+with another number of processes (`ranks`), whose result differs by the order of summation alone.
 """
 
 from __future__ import annotations
@@ -9,36 +10,37 @@ import csv
 import dataclasses
 import math
 import platform
+import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 import dkn_ros
+from dkn_ros.batches import Batch, Batches, scene_file, workers_of
 from dkn_ros.config import TrainingConfig
-from dkn_ros.device import resolve_device
+from dkn_ros.device import available_cores, exact_float32, resolve_device
+from dkn_ros.engine import TritonError
 from dkn_ros.models import FDKN, build_model
 from dkn_ros.models.fdkn import TRAITS
 from dkn_ros.preprocess import guidance_image, target_image
+from dkn_ros.ranks import Ranks, share_norms
+from dkn_ros.recipe import check_stages, recipe_at, unlike
 from dkn_ros.synthetic.degradation import CameraModel, degrade
 from dkn_ros.synthetic.samples import FRAME_HEIGHT, RATIOS, SceneStore
 from dkn_ros.synthetic.scene import Scene
+from dkn_ros.training_kernels import use_triton
 from dkn_ros.weights import Card, load_model, save_weights
 
 FILLED_WEIGHT = 0.5
 """Weight in the loss of pixels whose input was filled in: what lies in a hole can often not be known."""
-Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Guidance, target, validity, truth and traits."""
-STAGED = ("square_weight", "soft_edges", "rough_truth", "misregistered", "misregistration", "noiseless")
-"""Settings that stages of a recipe may change."""
 VALIDATION_SCENES = 6
 VALIDATION_SEED = 900_000_000
 
@@ -52,9 +54,15 @@ def loss_of(output: Tensor, truth: Tensor, validity: Tensor, square_weight: floa
     Adding each crop's root mean square error, nearer to what is measured in the end, was tried and given up: it gives
     a flat crop the same pull as one full of edges, and after 1000 steps the guidance was still not used.
     """
+    total, weight = loss_sums(output, truth, validity, square_weight)
+    return total / weight
+
+
+def loss_sums(output: Tensor, truth: Tensor, validity: Tensor, square_weight: float) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator of `loss_of`: sums over some crops of a batch, which add up."""
     weight = torch.where(validity > 0, 1.0, FILLED_WEIGHT)
     error = output - truth
-    return (weight * (error.abs() + square_weight * error.square())).sum() / weight.sum()
+    return (weight * (error.abs() + square_weight * error.square())).sum(), weight.sum()
 
 
 def start_from(model: FDKN, earlier: FDKN) -> None:
@@ -80,21 +88,13 @@ def start_from(model: FDKN, earlier: FDKN) -> None:
     model.load_state_dict(state)
 
 
-def check_stages(config: TrainingConfig) -> None:
-    """Raise ValueError unless the stages of a recipe are shares of its steps with settings that may change."""
-    for share, changes in config.stages.items():
-        if type(share) not in (int, float) or not 0 <= share <= 1 or not isinstance(changes, dict):
-            raise ValueError(f"stages hold {share!r}: {changes!r}; wanted: a share of the steps, 0 to 1: settings")
-        fixed = sorted(str(name) for name in changes if name not in STAGED)
-        if fixed:
-            raise ValueError(f"{', '.join(fixed)} cannot change between stages; wanted: any of {', '.join(STAGED)}")
-        dataclasses.replace(config, **changes)  # their values are checked as all are
-
-
 class Trainer:
-    """A network in training, its optimiser and its running average; `save` and `resume` carry all of it."""
+    """A network in training, its optimiser and its running average; `save` and `resume` carry all of it.
 
-    def __init__(self, config: TrainingConfig, output: Path) -> None:
+    ranks: this process among those that train together and its device, see `ranks.place`; alone, if not given.
+    """
+
+    def __init__(self, config: TrainingConfig, output: Path, ranks: Ranks | None = None) -> None:
         largest = max(RATIOS) * 3  # a multiple of this has a whole number of pixels at every ratio that is drawn
         if config.crop % largest or config.crop + 2 * config.misregistration > FRAME_HEIGHT:
             raise ValueError(
@@ -102,24 +102,50 @@ class Trainer:
             )
         check_stages(config)
         self.config, self.output = config, output
+        self.ranks = ranks or Ranks(resolve_device(config.device, torch.cuda.is_available()))
+        if config.batch < self.ranks.size:
+            raise ValueError(f"batch is {config.batch}, processes {self.ranks.size}; wanted: a crop for each at least")
+        self.device = self.ranks.device
+        exact_float32(self.device)
         torch.manual_seed(config.seed)
-        self.device = resolve_device(config.device, torch.cuda.is_available())
         self.model = build_model(config.model, config.options).to(self.device)
         if config.start:
             start_from(self.model, load_model(config.start)[0])
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+        if self.ranks.size > 1:
+            share_norms(self.model)
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
-        self._drawer = ThreadPoolExecutor(1, "samples")
-        self._drawn: tuple[int, Future[Batch]] | None = None
+        self.workers = workers_of(config.workers, self.ranks, available_cores())
+        self.waiting: float | None = None
+        """Share of the steps' time in this run in which they waited, see `Batches.waited`; None: no step."""
+        self._use_triton()
+
+    def _use_triton(self) -> None:
+        if self.device.type == "cuda":
+            try:
+                use_triton(self.model, self.device)
+            except TritonError as error:
+                if self.ranks.first:
+                    print(f"Triton cannot serve here: {error}; plain operations train, slower", file=sys.stderr)
 
     @property
     def checkpoint(self) -> Path:
         """The file that `save` writes and `resume` reads."""
         return self.output / "checkpoint.pt"
+
+    @property
+    def drawers(self) -> str:
+        """What draws the batches ahead of the steps, in words."""
+        each = f" for each of {self.ranks.size}" if self.ranks.size > 1 else ""
+        return f"{self.workers} processes{each}" if self.workers else f"a thread{each}"
+
+    @property
+    def _weights(self) -> Path:
+        return self.output / f"{self.config.name}.safetensors"
 
     def save(self) -> None:
         """Write the checkpoint and the loss curve (as numbers and as a picture)."""
@@ -149,8 +175,7 @@ class Trainer:
         if not self.checkpoint.is_file():
             return False
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        now = dataclasses.asdict(self.config)
-        changed = [name for name in now if now[name] != state["config"].get(name) and name != "device"]
+        changed = unlike(self.config, state["config"])
         if changed:
             raise ValueError(
                 f"{self.checkpoint} was made with other {', '.join(changed)}; remove it or choose another --out"
@@ -170,75 +195,70 @@ class Trainer:
         return c.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def settings(self, step: int) -> TrainingConfig:
-        """The recipe as it is at a step, see `TrainingConfig.stages`."""
-        reached = [share for share in sorted(self.config.stages) if step >= share * self.config.iterations]
-        changes = {name: value for share in reached for name, value in self.config.stages[share].items()}
-        return dataclasses.replace(self.config, **changes) if changes else self.config
+        """The recipe as it is at a step."""
+        return recipe_at(self.config, step)
 
-    def batch(self, scenes: SceneStore, step: int) -> Batch:
-        """Guidance, target, validity, truth and traits of one step."""
-        rng = np.random.default_rng((self.config.seed, 2, step))
-        config = self.settings(step)
-        samples = [scenes.draw(config, rng) for _ in range(config.batch)]
-        guidance, traits = (
-            torch.from_numpy(np.stack([getattr(s, name) for s in samples])).to(self.device)
-            for name in ("guidance", "traits")
-        )
-        target, validity, truth = (
-            torch.from_numpy(np.stack([getattr(s, name) for s in samples]))[:, None].to(self.device)
-            for name in ("target", "validity", "truth")
-        )
-        return guidance, target, validity, truth, traits
-
-    def _next_batch(self, scenes: SceneStore) -> Batch:
-        """The batch of this step; that of the next is drawn while the network works on this one."""
-        drawn = self._drawn
-        batch = drawn[1].result() if drawn and drawn[0] == self.step else self.batch(scenes, self.step)
-        if self.step + 1 < self.config.iterations:
-            self._drawn = self.step + 1, self._drawer.submit(self.batch, scenes, self.step + 1)
-        return batch
-
-    def train_step(self, scenes: SceneStore) -> float:
-        """One optimiser step; returns the loss."""
-        guidance, target, validity, truth, traits = self._next_batch(scenes)
+    def train_step(self, batch: Batch) -> float:
+        """One optimiser step on this process's share of a batch; returns the loss of the whole."""
+        guidance, target, validity, truth, traits = batch
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             output = self.model(guidance, target, validity, traits)
-        loss = loss_of(output, truth, validity, self.settings(self.step).square_weight)
+        total, weight = loss_sums(output, truth, validity, self.settings(self.step).square_weight)
+        loss = total / self.ranks.sum(weight)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self.ranks.sum_gradients(self.model)
         # A crop with one wild depth step must not undo what the others taught.
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.average.update_parameters(self.model)
         self.step += 1
-        return float(loss.detach())
+        return float(self.ranks.sum(loss.detach()))
 
     def run(self, progress: bool = True) -> Card:
         """Train to the end of the recipe, from the checkpoint if there is one; returns the card of what was saved."""
         self.output.mkdir(parents=True, exist_ok=True)
+        progress = progress and self.ranks.first
         resumed = self.resume()
-        scenes = SceneStore(self.config.scenes, self.config.seed, progress)
-        bar = tqdm(
-            total=self.config.iterations, initial=self.step, unit="step", disable=not progress,
-            desc="training (resumed)" if resumed else "training",
-        )  # fmt: skip
+        self.ranks.check_alike(self.step, "checkpoints of steps")
+        with (
+            self._scenes(progress) as scenes,
+            Batches(scenes, self.config, self.ranks, self.workers, self.step) as batches,
+        ):
+            self._steps(batches, progress, "training (resumed)" if resumed else "training")
+        if self.ranks.first:
+            card = self.export()
+        self.ranks.wait()
+        return card if self.ranks.first else load_model(str(self._weights))[1]
+
+    def _scenes(self, progress: bool) -> AbstractContextManager[SceneStore]:
+        if self.workers or self.ranks.size > 1:
+            return scene_file(self.config, self.output / "scenes.bin", self.ranks, progress)
+        return nullcontext(SceneStore(self.config.scenes, self.config.seed, progress))
+
+    def _steps(self, batches: Batches, progress: bool, title: str) -> None:
+        bar = tqdm(total=self.config.iterations, initial=self.step, unit="step", disable=not progress, desc=title)
         recent: list[float] = []
+        before = self.seconds
         while self.step < self.config.iterations:
             start = time.monotonic()
-            recent.append(self.train_step(scenes))
+            recent.append(self.train_step(batches.next()))
             self.seconds += time.monotonic() - start
             bar.update()
             if self.step % 20 == 0:
                 bar.set_postfix(loss=f"{np.mean(recent[-100:]):.4f}")
             if self.step % self.config.checkpoint_every == 0 or self.step == self.config.iterations:
-                self.history.append({"step": self.step, "loss": float(np.mean(recent)), **self.validate()})
+                if self.ranks.first:
+                    self.history.append({"step": self.step, "loss": float(np.mean(recent)), **self.validate()})
+                    self.save()
                 recent.clear()
-                self.save()
         bar.close()
-        return self.export()
+        if self.seconds > before:
+            waited = self.ranks.sum(torch.tensor(batches.waited, device=self.device))
+            self.waiting = float(waited) / (self.seconds - before)
 
     def validate(self) -> dict[str, float]:
         """RMSE over bicubic's RMSE on scenes that training does not see, for each ratio; below 1 is better."""
@@ -261,12 +281,13 @@ class Trainer:
             "dkn_ros": dkn_ros.__version__,
             "torch": torch.__version__.split("+")[0],
             "hours": round(self.seconds / 3600, 2),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {self.device.type}",
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {self.device.type}"
+            + (f", {self.ranks.size} processes" if self.ranks.size > 1 else ""),
         }
         last = {name: round(value, 4) for name, value in self.history[-1].items()} if self.history else {}
         return save_weights(
             self.average.module,
-            self.output / f"{self.config.name}.safetensors",
+            self._weights,
             model=self.config.model,
             options=dict(self.config.options),
             licence=self.config.licence,
@@ -292,16 +313,3 @@ def _ratios(network: FDKN, device: torch.device, camera: CameraModel) -> Iterato
         error = (output[0, 0].cpu().numpy() - truth)[6:-6, 6:-6][known]
         baseline = (target.image - truth)[6:-6, 6:-6][known]
         yield float(np.sqrt(np.mean(error**2) / np.mean(baseline**2)))
-
-
-def read_recipe(path: Path) -> TrainingConfig:
-    """A recipe from YAML; ValueError says which field is wrong."""
-    if not path.is_file():
-        raise ValueError(f"no recipe {path}; give a YAML file with fields of TrainingConfig")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}; wanted: a mapping of settings")
-    return TrainingConfig.from_mapping(content)

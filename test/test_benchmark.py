@@ -403,7 +403,7 @@ def test_command(
         (["--sizes", "640"], "WIDTHxHEIGHT"),
         (["--sizes", "64x48,"], "WIDTHxHEIGHT"),
         (["--sizes", "8x8"], "32 to 8192"),
-        (["--precisions", "float16"], "auto, float32, bfloat16, int8"),
+        (["--precisions", "float64"], "auto, float32, bfloat16, float16, int8"),
         (["--factor", "0"], "1 to 16"),
         (["--frames", "-1"], "1 or more"),
         (["--device", "tpu"], "auto, cpu, cuda or cuda:N"),

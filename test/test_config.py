@@ -109,7 +109,7 @@ def test_settings_cannot_be_changed_in_place(cls: type[Settings]) -> None:
 
 def test_replace_checks_again() -> None:
     with pytest.raises(
-        ValueError, match="precision is 'float64'; wanted: one of 'auto', 'float32', 'bfloat16', 'int8'"
+        ValueError, match="precision is 'float64'; wanted: one of 'auto', 'float32', 'bfloat16', 'float16', 'int8'"
     ):
         dataclasses.replace(PipelineConfig(), precision="float64")
 

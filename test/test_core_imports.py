@@ -38,7 +38,11 @@ LAYERS = (
     {"ros", "benchmark", "evaluation", "methods", "report", "explain", "commands", "cli"},
 )
 """From the bottom up; a module may import, also by way of others, only from its own layer and those below."""
-OPTIONAL = {"dkn_ros.sampling.cuda": "triton", "dkn_ros.gpu.columns_cuda": "triton"}
+OPTIONAL = {
+    "dkn_ros.sampling.cuda": "triton",
+    "dkn_ros.sampling.cuda_gradient": "triton",
+    "dkn_ros.gpu.columns_cuda": "triton",
+}
 """Modules that need a package that not every installation has."""
 BLOCK_ROS = f"""
 import sys

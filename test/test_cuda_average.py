@@ -237,7 +237,7 @@ from dkn_ros.sampling.cuda import BLOCKS, WARPS, _average
 
 capability, size, heads = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 fixed = {"COUNT": size * size, "SIZE": size, "GUIDED": True, "LOGITS": True, "RESIDUAL": True, "BOUNDED": True,
-         "RADIUS": 7, "STRIDE": 4, "BLOCKS": BLOCKS}
+         "KEEP": False, "RADIUS": 7, "STRIDE": 4, "BLOCKS": BLOCKS}
 numbers = {"height": "i32", "width": "i32", "rows": "i32", "columns": "i32", "scale": "fp32"}
 of_heads = dict.fromkeys(("gw", "go", "tw", "to"), heads)
 signature = {n: (numbers | of_heads).get(n, "constexpr" if n in fixed else "*fp32") for n in _average.arg_names}

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import MakeModel
 
+from dkn_ros.benchmark.published import Published
+from dkn_ros.config import PipelineConfig, TrainingConfig
 from dkn_ros.device import (
     available_cores,
     bfloat16_gain,
+    exact_float32,
+    half_gains_of,
     memory_in_use,
     process_memory,
     resolve_device,
@@ -18,6 +25,10 @@ from dkn_ros.device import (
     resolve_threads,
     towers_kind,
 )
+from dkn_ros.engine import PYTORCH, Engine, Way
+from dkn_ros.pipeline import Pipeline
+from dkn_ros.ranks import Ranks
+from dkn_ros.training import Trainer
 
 
 @pytest.mark.parametrize(
@@ -53,7 +64,6 @@ def test_refuses_names_of_no_device(requested: str, cuda_available: bool) -> Non
 def test_precision(gain: float, wanted: torch.dtype) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert resolve_precision("auto", cpu, lambda: gain) == wanted
-    assert resolve_precision("auto", cuda, _unasked) == torch.bfloat16
     for device in (cpu, cuda):
         assert resolve_precision("float32", device, _unasked) == torch.float32
         assert resolve_precision("bfloat16", device, _unasked) == torch.bfloat16
@@ -63,6 +73,72 @@ def test_precision(gain: float, wanted: torch.dtype) -> None:
         assert towers_kind(kind, _unasked) == kind
     with pytest.raises(ValueError, match="precision is int8, which only the CPU serves, and device is cuda; wanted: "):
         resolve_precision("int8", cuda, _unasked)
+    assert resolve_precision("float16", cuda, _unasked) == torch.float16
+    with pytest.raises(
+        ValueError, match="precision is float16, which only the GPU serves, and device is cpu; wanted: "
+    ):
+        resolve_precision("float16", cpu, _unasked)
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "float16", "wanted"),
+    [
+        (6.0, 6.5, torch.bfloat16),  # from Ampere on
+        (0.0, 5.0, torch.float16),  # Turing, whose cuDNN may not know bfloat16
+        (2.0, 5.0, torch.float16),
+        (1.1, 1.2, torch.float32),  # Pascal
+        (5.0, 0.0, torch.bfloat16),
+    ],
+)
+def test_a_gpu_takes_the_half_type_that_it_is_fast_in(bfloat16: float, float16: float, wanted: torch.dtype) -> None:
+    gains = {torch.bfloat16: bfloat16, torch.float16: float16}
+    assert resolve_precision("auto", torch.device("cuda:1"), _unasked, lambda device: gains) == wanted
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="measures a GPU; the rule itself is tested above")
+def test_the_gains_of_a_gpu_are_measured() -> None:
+    gains = half_gains_of(torch.device("cuda"))
+    assert set(gains) == {torch.bfloat16, torch.float16} and max(gains.values()) > 0.1
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """PyTorch as another library may have left it."""
+    flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags
+
+
+def flags() -> set[bool]:
+    return {torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32}
+
+
+@pytest.mark.usefixtures("tf32")
+def test_float32_is_float32_on_a_gpu_and_nobody_elses_settings_change_on_a_cpu() -> None:
+    exact_float32(torch.device("cpu"))
+    assert flags() == {True}
+    exact_float32(torch.device("cuda:0"))
+    assert flags() == {False}
+
+
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize("user", ["engine", "training", "reference of the benchmark"])
+def test_whoever_computes_on_a_gpu_turns_tf32_off_before_anything(
+    user: str, make_model: MakeModel, small_weights: Path, tmp_path: Path
+) -> None:
+    """Without a GPU too: what then cannot go on has turned it off by then."""
+    gpu = torch.device("cuda")
+    with suppress(RuntimeError, AssertionError):
+        if user == "engine":
+            Engine(make_model(), Way(gpu, PYTORCH), "float32")
+        elif user == "training":
+            Trainer(TrainingConfig(options={"n1": 8, "n2": 8}, crop=48), tmp_path, Ranks(gpu))
+        else:
+            pipeline = Pipeline(PipelineConfig(weights=str(small_weights), device="cpu", precision="float32"))
+            pipeline._ladder.engine.device = gpu
+            Published(pipeline)
+    assert flags() == {False}
 
 
 def _unasked() -> float:

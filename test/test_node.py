@@ -492,7 +492,7 @@ def test_fill_distance_changes_while_it_runs(bench: Bench) -> None:
         ("warm_up_width", 320, "read-only"),
         ("slop", -1.0, "range"),
         ("output_encoding", "8UC1", "wanted: one of '32FC1', '16UC1'"),
-        ("precision", "float16", "wanted: one of 'auto', 'float32', 'bfloat16', 'int8'"),
+        ("precision", "float16", "only the GPU serves, and device is cpu; wanted: device cuda, or auto"),
         ("queue_size", 11, "read-only while the node is configured; set at start, or after cleanup"),
         ("autostart", False, "read-only"),
         ("max_depth", "far", "type"),

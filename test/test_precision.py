@@ -6,9 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from dkn_ros import engine
 from dkn_ros.config import PipelineConfig
+from dkn_ros.engine import PYTORCH, Engine, Way
+from dkn_ros.fallback import Ladder
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.synthetic.degradation import KINECT, CameraModel, degrade
 from dkn_ros.synthetic.scene import Scene
@@ -46,6 +50,26 @@ def test_fewer_digits_add_little_to_the_error(
     assert np.percentile(difference, 99) < 0.002 * allowance * np.ptp(exact[known])
     assert rms(difference) < 0.04 * allowance * rms(error)
     assert abs(rms((rounded - frame.depth)[known]) / rms(error) - 1) < 0.01
+
+
+@pytest.mark.parametrize("camera", CAMERAS.values(), ids=CAMERAS)
+def test_float16_is_nearer_than_bfloat16(
+    pipelines: dict[str, Pipeline], camera: CameraModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU rounds, on the CPU: there PyTorch computes in float16 too, only slowly, so that no pipeline takes it."""
+    monkeypatch.setattr(engine, "resolve_precision", lambda *_: torch.float16)
+    half = Pipeline(PipelineConfig(device="cpu", precision="float32"))
+    half._ladder = Ladder([Way(torch.device("cpu"), PYTORCH)], lambda way: Engine(half.model, way, "float16"))
+    assert half.precision == torch.float16
+    frame = Scene(0).frame(320, 240)
+    low = degrade(frame.depth, camera, np.random.default_rng(0))
+    exact, rounded, found = (
+        p.enhance(frame.rgb, low).depth for p in (pipelines["float32"], pipelines["bfloat16"], half)
+    )
+    known = np.isfinite(exact)
+    np.testing.assert_array_equal(known, np.isfinite(found))
+    assert 0 < rms((found - exact)[known]) < 0.5 * rms((rounded - exact)[known])
+    assert rms((found - exact)[known]) < 0.0002 * rms(exact[known])
 
 
 def test_the_precision_changes_between_two_frames(pipelines: dict[str, Pipeline]) -> None:

@@ -18,9 +18,11 @@ from torch import Tensor
 
 import dkn_ros
 from dkn_ros import training
+from dkn_ros.batches import Batch, batch_of
 from dkn_ros.config import TrainingConfig
+from dkn_ros.recipe import read_recipe
 from dkn_ros.synthetic.samples import SceneStore
-from dkn_ros.training import Trainer, loss_of, read_recipe, start_from
+from dkn_ros.training import Trainer, loss_of, start_from
 from dkn_ros.weights import load_model, save_weights
 
 TINY: dict[str, Any] = {
@@ -89,10 +91,10 @@ def test_a_stage_changes_nothing_before_its_time(scenes: SceneStore, tmp_path: P
     plain = Trainer(tiny(iterations=4), tmp_path)
     late = Trainer(tiny(iterations=4, stages={0.5: {"square_weight": 3.0, "soft_edges": 1.0}}), tmp_path)
     for step in range(4):
-        batches = [trainer.batch(scenes, step) for trainer in (plain, late)]
+        batches = [batch_of(scenes, trainer.config, step) for trainer in (plain, late)]
         same = all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
         assert same == (step < 2)
-    losses = [[trainer.train_step(scenes) for _ in range(3)] for trainer in (plain, late)]
+    losses = [[trainer.train_step(batch_of(scenes, trainer.config, i)) for i in range(3)] for trainer in (plain, late)]
     assert losses[0][:2] == losses[1][:2] and losses[0][2] != losses[1][2]
 
 
@@ -132,7 +134,7 @@ def test_learning_rate_rises_then_falls_to_a_hundredth(tmp_path: Path) -> None:
 def test_training_lowers_the_loss(scenes: SceneStore, tmp_path: Path, precision: str) -> None:
     plan = {"iterations": 80, "batch": 4, "warm_up": 5, "learning_rate": 4e-3, "noiseless": 1.0}
     trainer = Trainer(tiny(precision=precision, **plan), tmp_path)
-    others = [trainer.batch(scenes, 10_000 + i) for i in range(8)]
+    others = [batch_of(scenes, trainer.config, 10_000 + i) for i in range(8)]
 
     def loss() -> float:
         """Median over crops that are not trained on: single ones differ from others a thousandfold."""
@@ -143,7 +145,7 @@ def test_training_lowers_the_loss(scenes: SceneStore, tmp_path: Path, precision:
         return float(np.median(errors))
 
     start = loss()
-    losses = [trainer.train_step(scenes) for _ in range(80)]
+    losses = [trainer.train_step(batch_of(scenes, trainer.config, i)) for i in range(80)]
     assert np.isfinite(losses).all()
     assert loss() < 0.9 * start
 
@@ -152,10 +154,10 @@ def test_training_lowers_the_loss(scenes: SceneStore, tmp_path: Path, precision:
 def test_a_network_that_is_told_traits_trains(scenes: SceneStore, tmp_path: Path, precision: str) -> None:
     options = {**TINY["options"], "validity": True, "traits": True}
     trainer = Trainer(tiny(options=options, precision=precision), tmp_path)
-    traits = trainer.batch(scenes, 0)[4]
+    traits = batch_of(scenes, trainer.config, 0)[4]
     assert traits.shape == (2, 2) and traits.min() >= 0 and traits.max() <= 1
     before = trainer.model.target.conv1.weight[:, 32:].detach().clone()
-    assert np.isfinite([trainer.train_step(scenes) for _ in range(3)]).all()
+    assert np.isfinite([trainer.train_step(batch_of(scenes, trainer.config, i)) for i in range(3)]).all()
     assert (trainer.model.target.conv1.weight[:, 32:] != before).all(dim=(0, 2, 3)).all()
 
 
@@ -259,10 +261,10 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
 
     step = Trainer.train_step
 
-    def lost(self: Trainer, scenes: SceneStore) -> float:
+    def lost(self: Trainer, batch: Batch) -> float:
         if self.step == lost_at:
             raise Interrupted
-        return step(self, scenes)
+        return step(self, batch)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(Trainer, "train_step", lost)
@@ -271,9 +273,9 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     resumed = Trainer(tiny(), tmp_path / "parts")
     steps: list[int] = []
 
-    def noted(self: Trainer, scenes: SceneStore) -> float:
+    def noted(self: Trainer, batch: Batch) -> float:
         steps.append(self.step)
-        return step(self, scenes)
+        return step(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", noted)
@@ -323,6 +325,18 @@ def test_a_changed_recipe_is_not_resumed(tmp_path: Path, changes: dict[str, Any]
         Trainer(tiny(**changes), tmp_path).run(progress=False)
     assert Trainer(tiny(device="auto"), tmp_path).resume()  # the machine may be another one
     assert not Trainer(tiny(), tmp_path / "empty").resume()
+
+
+def test_a_training_goes_on_with_other_workers_and_from_before_there_were_any(tmp_path: Path) -> None:
+    trainer = Trainer(tiny(), tmp_path)
+    trainer.history.append({"step": 2, "loss": 0.1, "x2_clean": 1.0})
+    trainer.step = 2
+    trainer.save()
+    state = torch.load(trainer.checkpoint, weights_only=True)
+    del state["config"]["workers"]
+    torch.save(state, trainer.checkpoint)
+    again = Trainer(tiny(workers=3), tmp_path)
+    assert again.resume() and again.step == 2 and again.workers == 3
 
 
 def test_recipes_come_from_yaml(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dkn_ros.buffers import Buffers
 from dkn_ros.depth import to_metres
+from dkn_ros.device import exact_float32
 from dkn_ros.models.fdkn import FDKN, pad
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.postprocess import LEAST_SHARE, back_project
@@ -53,6 +54,7 @@ class Published:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._model, self._card = load_model(pipeline.config.weights)  # its own: the pipeline changes number types
+        exact_float32(pipeline.device)
         self._model.to(pipeline.device)
 
     def enhance(self, rgb: NDArray[np.uint8], depth: NDArray) -> FloatImage:

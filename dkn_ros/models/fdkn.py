@@ -112,6 +112,8 @@ class FDKN(nn.Module):
         o = self.options
         self.guidance = Tower(3 if o.rgb else 1, o.n1, o.kernel_size) if o.guided else None
         self.target = Tower(2 if o.validity else 1, o.n2, o.kernel_size, traits=TRAITS if o.traits else 0)
+        self.triton = False
+        """Whether Triton's kernels train it: on a GPU on which `training_kernels.use_triton` has tried them."""
         self._spread_samples()
 
     def _spread_samples(self) -> None:
@@ -151,7 +153,14 @@ class FDKN(nn.Module):
         return self.filter(target, guidance_heads, target_heads)[..., :height, :width]
 
     def filter(self, target: Tensor, guidance_heads: Heads | None, target_heads: Heads) -> Tensor:
-        """`average` of `kernels`; on a CPU in one compiled pass over the heads, as they are."""
+        """`average` of `kernels`; on a CPU, and with `triton`, in one compiled pass over the heads, as they are."""
+        if self.triton and torch.is_grad_enabled():
+            from dkn_ros.sampling import cuda_gradient
+
+            base, scale = sampling_grid(self.options)
+            return cuda_gradient.differentiable_average_of_heads(
+                target, guidance_heads, target_heads, self.options.residual, base.to(target.device), scale
+            )
         compiled = target.device.type == "cpu" and target_heads[0].dtype in (torch.float32, torch.bfloat16)
         if not compiled:
             return self.average(target, *self.kernels(guidance_heads, target_heads))

@@ -10,7 +10,8 @@ towers work channels last, in which the 16 numbers that a block has of one kerne
 first, a warp would read from 16 planes.
 
 `import triton` may fail: it comes with PyTorch's CUDA builds for Linux and with no other.  Only Triton's builtins are
-called here: what its library has in Triton itself (zeros, sigmoid) its interpreter cannot run if it is chosen late.
+called here, and functions of this file: what its library has in Triton itself (zeros, sigmoid) its interpreter cannot
+run if it is chosen late.
 """
 
 from __future__ import annotations
@@ -28,15 +29,51 @@ WARPS = 4
 
 
 @triton.jit
+def _around(  # type: ignore[no-untyped-def,unused-ignore]
+    depth, x, y, dx, dy, here, height, width, rows, columns, RADIUS: tl.constexpr, STRIDE: tl.constexpr
+):  # fmt: skip
+    """Where the four pixels around (x + dx, y + dy) are, which count, and the shares of the right and the lower ones.
+
+    Callers load them: a load in here would keep all four for longer, which takes 40 registers on sm_90, not 32.
+    """
+    # NaN and infinity fail the test and become a place all of whose neighbours are outside of the window.
+    dx = tl.where(tl.abs(dx) < RADIUS + 1, dx, RADIUS + 1.0)
+    dy = tl.where(tl.abs(dy) < RADIUS + 1, dy, RADIUS + 1.0)
+    left = tl.floor(dx)
+    top = tl.floor(dy)
+    right_share = dx - left
+    lower_share = dy - top
+    left_in = (left >= -RADIUS) & (left <= RADIUS)
+    right_in = left < RADIUS
+    top_in = (top >= -RADIUS) & (top <= RADIUS)
+    bottom_in = top < RADIUS
+    u = x + left.to(tl.int32)
+    v = y + top.to(tl.int32)
+    left_in = left_in & here & (u >= 0) & (u < STRIDE * columns)
+    right_in = right_in & here & (u >= -1) & (u < STRIDE * columns - 1)
+    top_in = top_in & (v >= 0) & (v < STRIDE * rows)
+    bottom_in = bottom_in & (v >= -1) & (v < STRIDE * rows - 1)
+    # Up to whole blocks the image goes on as it ends.
+    upper = depth + tl.minimum(v, height - 1) * width
+    lower = depth + tl.minimum(v + 1, height - 1) * width
+    u1 = tl.minimum(u + 1, width - 1)
+    u = tl.minimum(u, width - 1)
+    return upper, lower, u, u1, left_in, right_in, top_in, bottom_in, right_share, lower_share
+
+
+@triton.jit
 def _average(  # type: ignore[no-untyped-def,unused-ignore]
-    depth, gw, go, tw, to, base, distance, finish, out,
+    depth, gw, go, tw, to, base, distance, finish, out, kept,
     height, width, rows, columns, scale,
     COUNT: tl.constexpr, GUIDED: tl.constexpr, LOGITS: tl.constexpr, RESIDUAL: tl.constexpr, BOUNDED: tl.constexpr,
-    SIZE: tl.constexpr, RADIUS: tl.constexpr, STRIDE: tl.constexpr, BLOCKS: tl.constexpr,
+    KEEP: tl.constexpr, SIZE: tl.constexpr, RADIUS: tl.constexpr, STRIDE: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """depth, distance, out: height x width.  Heads: rows x columns x channels.  base: COUNT x 2.
 
     finish: strength, low, span, least, most, reach.
+    KEEP: for training: a third axis of the grid counts images, of all but `distance`, and `kept`, 2 x height x width,
+    gets what `cuda_gradient` needs of the sums: by how much weights are made less, or what they are divided by, and
+    the mean of the samples, or their average.
     """
     SUBPIXELS: tl.constexpr = STRIDE * STRIDE
     row = tl.program_id(1)
@@ -46,8 +83,14 @@ def _average(  # type: ignore[no-untyped-def,unused-ignore]
     y = STRIDE * row + s // STRIDE
     x = STRIDE * column + s % STRIDE
     here = column < columns
-    # Where a row of blocks begins may exceed 32 bits; what is counted from there does not.
+    # Where a row of blocks or an image begins may exceed 32 bits; what is counted from there does not.
     first = row.to(tl.int64) * columns * (SUBPIXELS * COUNT)
+    if KEEP:
+        image = tl.program_id(2).to(tl.int64)
+        first += image * rows * columns * (SUBPIXELS * COUNT)
+        depth += image * height * width
+        out += image * height * width
+        kept += 2 * image * height * width
     lane = column * (SUBPIXELS * COUNT) + s
     centre = tl.load(depth + tl.minimum(y, height - 1) * width + tl.minimum(x, width - 1), mask=here, other=0.0)
     weighted = tl.full(p.shape, 0.0, tl.float32)
@@ -73,28 +116,9 @@ def _average(  # type: ignore[no-untyped-def,unused-ignore]
             weight = 1.0 / (1.0 + tl.exp(-weight))
         dx = tl.load(base + 2 * n) + scale * dx
         dy = tl.load(base + 2 * n + 1) + scale * dy
-        # NaN and infinity fail the test and become a place all of whose neighbours are outside of the window.
-        dx = tl.where(tl.abs(dx) < RADIUS + 1, dx, RADIUS + 1.0)
-        dy = tl.where(tl.abs(dy) < RADIUS + 1, dy, RADIUS + 1.0)
-        left = tl.floor(dx)
-        top = tl.floor(dy)
-        right_share = dx - left
-        lower_share = dy - top
-        left_in = (left >= -RADIUS) & (left <= RADIUS)
-        right_in = left < RADIUS
-        top_in = (top >= -RADIUS) & (top <= RADIUS)
-        bottom_in = top < RADIUS
-        u = x + left.to(tl.int32)
-        v = y + top.to(tl.int32)
-        left_in = left_in & here & (u >= 0) & (u < STRIDE * columns)
-        right_in = right_in & here & (u >= -1) & (u < STRIDE * columns - 1)
-        top_in = top_in & (v >= 0) & (v < STRIDE * rows)
-        bottom_in = bottom_in & (v >= -1) & (v < STRIDE * rows - 1)
-        # Up to whole blocks the image goes on as it ends.
-        upper = depth + tl.minimum(v, height - 1) * width
-        lower = depth + tl.minimum(v + 1, height - 1) * width
-        u1 = tl.minimum(u + 1, width - 1)
-        u = tl.minimum(u, width - 1)
+        upper, lower, u, u1, left_in, right_in, top_in, bottom_in, right_share, lower_share = _around(
+            depth, x, y, dx, dy, here, height, width, rows, columns, RADIUS, STRIDE
+        )
         sample = (1.0 - lower_share) * (
             (1.0 - right_share) * tl.load(upper + u, mask=top_in & left_in, other=0.0)
             + right_share * tl.load(upper + u1, mask=top_in & right_in, other=0.0)
@@ -106,8 +130,8 @@ def _average(  # type: ignore[no-untyped-def,unused-ignore]
         weights += weight if RESIDUAL else tl.abs(weight)
         samples += sample
     # The sum of (weight - mean) * sample, or of weight / sum * sample, without a second look at the weights.
-    mean = weights / COUNT
-    total = centre + (weighted - mean * samples) if RESIDUAL else weighted / tl.maximum(weights, 1e-12)
+    shift = weights / COUNT if RESIDUAL else tl.maximum(weights, 1e-12)
+    total = centre + (weighted - shift * samples) if RESIDUAL else weighted / shift
     strength = tl.load(finish)
     low = tl.load(finish + 1)
     span = tl.load(finish + 2)
@@ -118,6 +142,9 @@ def _average(  # type: ignore[no-untyped-def,unused-ignore]
     value = low + span * tl.where(value > most, most, value)
     inside = here & (y < height) & (x < width)
     place = y * width + x
+    if KEEP:
+        tl.store(kept + place, shift, mask=inside)
+        tl.store(kept + height * width + place, samples / COUNT if RESIDUAL else total, mask=inside)
     if BOUNDED:
         away = tl.load(distance + place, mask=inside, other=0.0)
         value = tl.where(away > tl.load(finish + 5), float("nan"), value)
@@ -168,8 +195,8 @@ def launch(
     count = base.shape[0]
     gw, go, tw, to = (head.permute(1, 2, 0).contiguous() for head in (*(guidance or target), *target))
     _average[(triton.cdiv(columns, BLOCKS), rows)](
-        depth, gw, go, tw, to, base, depth if distance is None else distance, finish, out,
+        depth, gw, go, tw, to, base, depth if distance is None else distance, finish, out, out,
         height, width, rows, columns, scale,
         COUNT=count, GUIDED=guidance is not None, LOGITS=logits, RESIDUAL=residual, BOUNDED=distance is not None,
-        SIZE=round(count**0.5), RADIUS=RADIUS, STRIDE=STRIDE, BLOCKS=BLOCKS, num_warps=WARPS,
+        KEEP=False, SIZE=round(count**0.5), RADIUS=RADIUS, STRIDE=STRIDE, BLOCKS=BLOCKS, num_warps=WARPS,
     )  # fmt: skip

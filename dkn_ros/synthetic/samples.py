@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -27,6 +30,11 @@ ANY_RATIO = 0.2
 TYPICAL_SEED = 800_000_000
 
 
+_RECORD = np.dtype(
+    [("rgb", np.uint8, (FRAME_HEIGHT, FRAME_WIDTH, 3)), ("depth", np.float32, (FRAME_HEIGHT, FRAME_WIDTH))]
+)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One crop, on the colour grid and scaled as the network sees it."""
@@ -39,14 +47,34 @@ class Sample:
 
 
 class SceneStore:
-    """Rendered scenes in memory: uint8 colour and float32 depth."""
+    """Rendered scenes, uint8 colour and float32 depth: in memory, or in a file that several processes map."""
 
     def __init__(self, count: int, seed: int, progress: bool = True) -> None:
-        self.frames: list[tuple[NDArray[np.uint8], FloatImage]] = []
-        for i in tqdm(range(count), desc="scenes", unit="scene", disable=not progress):
-            rng = np.random.default_rng((seed, 1, i))
-            frame = Scene(int(rng.integers(2**31))).frame(FRAME_WIDTH, FRAME_HEIGHT, time=float(rng.uniform(0, 20)))
-            self.frames.append((frame.rgb, frame.depth))
+        self.path: Path | None = None
+        self.frames = [_rendered(seed, i) for i in _counted(range(count), progress)]
+
+    @classmethod
+    def of_file(cls, path: Path) -> SceneStore:
+        """The scenes of a file that `make_file` made and `render_into` filled; in memory as far as they are used."""
+        store = cls(0, 0, progress=False)
+        store.path = path
+        store.frames = [(frame["rgb"], frame["depth"]) for frame in np.asarray(np.memmap(path, _RECORD, "r"))]
+        return store
+
+    @staticmethod
+    def make_file(path: Path, count: int) -> None:
+        """Reserve the file for so many scenes; raises OSError where the disk has no room, not when it is written."""
+        with open(path, "wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, count * _RECORD.itemsize)
+            file.truncate(count * _RECORD.itemsize)
+
+    @staticmethod
+    def render_into(path: Path, seed: int, share: range, progress: bool = True) -> None:
+        """Render a share of the scenes into their places in the file."""
+        records = np.memmap(path, _RECORD, "r+")
+        for i in _counted(share, progress):
+            records[i] = _rendered(seed, i)
 
     def draw(self, config: TrainingConfig, rng: np.random.Generator) -> Sample:
         """A random crop of a random scene through a random camera."""
@@ -66,6 +94,17 @@ class SceneStore:
         traits = Traits(antialiasing_believed(camera, rng), target.traits.noise * share)
         guidance = guidance_image(_colour_variation(rgb, rng), bool(config.options.get("rgb", False)))
         return Sample(guidance, image, target.validity, true, traits.encoded())
+
+
+def _rendered(seed: int, number: int) -> tuple[NDArray[np.uint8], FloatImage]:
+    """Colour and depth of one scene of a training."""
+    rng = np.random.default_rng((seed, 1, number))
+    frame = Scene(int(rng.integers(2**31))).frame(FRAME_WIDTH, FRAME_HEIGHT, time=float(rng.uniform(0, 20)))
+    return frame.rgb, frame.depth
+
+
+def _counted(numbers: range, progress: bool) -> Iterable[int]:
+    return tqdm(numbers, desc="scenes", unit="scene", disable=not progress)
 
 
 def typical_crops(colour: bool = False, count: int = 60, scenes: int = 4) -> list[Sample]:
