@@ -55,7 +55,7 @@ def test_a_device_that_fails_in_an_early_look_is_told_with_its_pair_and_without_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pipeline, said, statistics = Failing(), Said(), Statistics(lambda: 0)
-    registering = SimpleNamespace(depth=lambda depth, *_: depth)
+    registering = SimpleNamespace(registration=lambda *_: None)
     outputs = SimpleNamespace(metres=lambda *_: None, confidence=lambda *_: None)
     given: Any = (NodeConfig(), pipeline, registering, outputs, statistics, {}, said, lambda: True)
     frames = Frames(*given)
