@@ -16,13 +16,13 @@ sharper features and more of them gained little.  On 8 other rooms through 10 of
 million pixels):
 
     confidence    share of pixels   of them within 2 %   mean error
-    below 0.1            2 %               12 %            17.6 %
-    0.1 to 0.3           2 %               26 %             8.4 %
-    0.3 to 0.5           1 %               43 %             4.8 %
-    0.5 to 0.7           2 %               58 %             3.1 %
-    0.7 to 0.9           5 %               74 %             1.9 %
+    below 0.1            2 %               12 %            17.3 %
+    0.1 to 0.3           2 %               27 %             8.2 %
+    0.3 to 0.5           1 %               44 %             4.7 %
+    0.5 to 0.7           2 %               59 %             3.0 %
+    0.7 to 0.9           5 %               75 %             1.8 %
     0.9 to 0.99         36 %               98 %             0.6 %
-    above 0.99          53 %              100 %             0.1 %
+    above 0.99          52 %              100 %             0.1 %
 
 It speaks of those cameras: where colour and depth do not lie on each other, or a sensor is wrong as a whole, it knows
 nothing of it.
