@@ -39,7 +39,7 @@ CAMERA_OUTPUTS = {
 }
 """Topic argument -> relative topic that `sim_camera` publishes, so that it stands in for the driver."""
 
-OVERRIDES = ("device", "weights", "registration", "extrinsics")
+OVERRIDES = ("device", "precision", "weights", "registration", "extrinsics")
 """Arguments that are parameters of `dkn_node` of the same name and, when given, override the parameter file."""
 
 RVIZ_TOPICS = {"/kinect/image_raw": "rgb_topic", "/kinect/depth/image_raw": "depth_topic"}
@@ -59,6 +59,7 @@ DESCRIPTIONS = {
     "registration": "auto, on or off: bring the depth into the colour image; empty: as in the parameter file",
     "extrinsics": "tf, or x y z qx qy qz qw of the depth camera in colour's frame; empty: as in the parameter file",
     "device": "auto, cpu, cuda or cuda:N; empty: as in the parameter file",
+    "precision": "number type of the network's convolutions, such as int8 on a CPU; empty: as in the parameter file",
     "weights": "name of a card, or path of a .safetensors file; empty: as in the parameter file",
     "log_level": "debug, info, warn, error or fatal; empty: as ROS has it",
     "sim": "true: start a simulated camera that publishes on the camera's topics as its driver does",
