@@ -147,7 +147,7 @@ def largest_weight() -> int:
         try:
             with torch.inference_mode():
                 found = Convolution(layer, 1.0, largest, 1.0, torch.float32)(image)
-        except (AttributeError, RuntimeError, NotImplementedError) as error:
+        except (AttributeError, RuntimeError) as error:
             raise EightBitError(
                 f"precision is int8, which PyTorch {torch.__version__} cannot convolve here "
                 f"({str(error).splitlines()[0]}); wanted: auto, float32 or bfloat16"
