@@ -22,7 +22,7 @@ from dkn_ros.confidence import LEAST_CORRECTION, LEAST_SPREAD, WITHIN, confidenc
 from dkn_ros.config import PipelineConfig
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.synthetic.degradation import KINECT, CameraModel, degrade
-from dkn_ros.synthetic.scene import Scene
+from dkn_ros.synthetic.scene import Frame, Scene
 
 FLIGHT = CameraModel(tof_noise=0.003, flying_pixels=0.7, border=1, grazing=80)
 CHECKED = (
@@ -69,33 +69,41 @@ def fit(features: Columns, right: NDArray[np.bool_], steps: int = 30) -> Columns
     return weights
 
 
-def frames(
-    pipeline: Pipeline, rooms: Iterable[int], cameras: Iterable[CameraModel], width: int = 640, height: int = 480
-) -> Iterator[tuple[Columns, Columns, Columns]]:
-    """Features nx5, relative errors n and the confidence n of the n valid pixels of each room through each camera."""
-    buffers, cameras = Buffers(), list(cameras)
-    out = np.empty((height, width), np.float32)
+def seen(
+    rooms: Iterable[int], cameras: Iterable[CameraModel], width: int = 640, height: int = 480
+) -> Iterator[tuple[Frame, NDArray[np.float32]]]:
+    """Each room (a seed) and its depth through each camera, but those that see too little of it."""
+    cameras = list(cameras)
     for room in rooms:
         frame = Scene(room).frame(width, height, time=1.0)
         for number, camera in enumerate(cameras):
             low = degrade(frame.depth, camera, np.random.default_rng((room, number)), frame.rgb)
-            if np.isnan(low).mean() > UNSEEN:
-                continue
-            depth = pipeline.enhance(frame.rgb, low).depth
-            metres = pipeline.metres(low, (height, width))
-            _, target = pipeline.prepare(frame.rgb, metres, pipeline.guess(frame.rgb, metres))
-            found = evidence(depth, target, buffers)
-            valid = ~np.isnan(depth)
-            terms = (
-                np.log2(1 + found.spread[valid] / LEAST_SPREAD),
-                np.log2(1 + found.correction[valid] / LEAST_CORRECTION),
-                np.log2(1 + found.distance[valid]),
-                np.full(valid.sum(), np.log2(max(found.ratio, 1.0))),
-                np.ones(valid.sum()),
-            )
-            error = (np.abs(depth - frame.depth) / frame.depth)[valid]
-            confidence(depth, target, buffers, out)
-            yield np.stack(terms, axis=1).astype(np.float64), error.astype(np.float64), out[valid].astype(np.float64)
+            if np.isnan(low).mean() <= UNSEEN:
+                yield frame, low
+
+
+def frames(
+    pipeline: Pipeline, rooms: Iterable[int], cameras: Iterable[CameraModel], width: int = 640, height: int = 480
+) -> Iterator[tuple[Columns, Columns, Columns]]:
+    """Features nx5, relative errors n and the confidence n of the n valid pixels of each room through each camera."""
+    buffers = Buffers()
+    out = np.empty((height, width), np.float32)
+    for frame, low in seen(rooms, cameras, width, height):
+        depth = pipeline.enhance(frame.rgb, low).depth
+        metres = pipeline.metres(low, (height, width))
+        _, target = pipeline.prepare(frame.rgb, metres, pipeline.guess(frame.rgb, metres))
+        found = evidence(depth, target, buffers)
+        valid = ~np.isnan(depth)
+        terms = (
+            np.log2(1 + found.spread[valid] / LEAST_SPREAD),
+            np.log2(1 + found.correction[valid] / LEAST_CORRECTION),
+            np.log2(1 + found.distance[valid]),
+            np.full(valid.sum(), np.log2(max(found.ratio, 1.0))),
+            np.ones(valid.sum()),
+        )
+        error = (np.abs(depth - frame.depth) / frame.depth)[valid]
+        confidence(depth, target, buffers, out)
+        yield np.stack(terms, axis=1).astype(np.float64), error.astype(np.float64), out[valid].astype(np.float64)
 
 
 def fitted(pipeline: Pipeline, rooms: Iterable[int] = ROOMS, cameras: Iterable[CameraModel] = FITTED) -> Columns:

@@ -19,9 +19,8 @@ from dkn_ros.buffers import Buffers
 from dkn_ros.config import PipelineConfig
 from dkn_ros.flying import forget_flying
 from dkn_ros.pipeline import Pipeline
-from dkn_ros.synthetic.confidence_fit import CHECKED, OTHER_ROOMS, UNSEEN
-from dkn_ros.synthetic.degradation import CameraModel, degrade
-from dkn_ros.synthetic.scene import Scene
+from dkn_ros.synthetic.confidence_fit import CHECKED, OTHER_ROOMS, seen
+from dkn_ros.synthetic.degradation import CameraModel
 
 THRESHOLDS = (0.02, 0.03, 0.05)
 WRONG, RIGHT = 0.05, 0.02
@@ -51,15 +50,10 @@ def total(
     """Threshold -> counts of all rooms (seeds) through all cameras."""
     buffers = Buffers()
     found = {threshold: np.zeros((3, 2), np.int64) for threshold in THRESHOLDS}
-    for room in tqdm(rooms, unit="room", leave=False):
-        frame = Scene(room).frame(width, height, time=1.0)
-        for number, camera in enumerate(cameras):
-            low = degrade(frame.depth, camera, np.random.default_rng((room, number)), frame.rgb)
-            if np.isnan(low).mean() > UNSEEN:
-                continue
-            depth = pipeline.enhance(frame.rgb, low).depth
-            for threshold, sums in found.items():
-                sums += counts(depth, frame.depth, threshold, buffers)
+    for frame, low in seen(tqdm(rooms, unit="room", leave=False), cameras, width, height):
+        depth = pipeline.enhance(frame.rgb, low).depth
+        for threshold, sums in found.items():
+            sums += counts(depth, frame.depth, threshold, buffers)
     return found
 
 
