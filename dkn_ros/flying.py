@@ -8,8 +8,8 @@ noise, time of flight), after the network; wrong is off by more than 5 %, right 
 (`python -m dkn_ros.synthetic.flying_check`):
 
     threshold    wrong pixels removed    right pixels lost    of all pixels
-      0.02              68 %                  0.32 %              3.1 %
-      0.03              60 %                  0.11 %              2.3 %
+      0.02              69 %                  0.33 %              3.1 %
+      0.03              61 %                  0.10 %              2.3 %
       0.05              45 %                  0.02 %              1.5 %
 
 0.03 is what to ask for.  The filter is off by default all the same: what it removes leaves holes along every depth
