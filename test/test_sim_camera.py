@@ -237,3 +237,28 @@ def test_truth_comes_at_no_regular_distance(stride: int) -> None:
         met = sum(has_truth(frame, 5) for frame in range(start, 300 * stride, stride))
         assert 40 <= met <= 80
     assert all(has_truth(frame, 1) for frame in range(100)) and not any(has_truth(frame, 0) for frame in range(100))
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_it_stays_until_reliable_subscribers_have_all(comes_back: bool) -> None:
+    domain = next_domain()
+    given = parameters(width=160, height=120, frames=2, rate=2.0, count=6, wait=True, reliability="reliable")
+    inputs = parameters(input_reliability="reliable", lazy=False)
+    inputs += ["-r", "in/rgb/image:=rgb/image", "-r", "in/depth/image:=depth/image"]
+    with running("dkn_ros.ros.node", inputs, domain) as node, peer_in(domain) as peer:
+        heard = peer.diagnostics()
+
+        def sent() -> int:
+            return max((Status(message).count("sent") for message in heard), default=0)
+
+        with running(CAMERA, given, domain) as camera:
+            peer.until(sent, "the first frame", camera)
+            node.send(signal.SIGSTOP)
+            peer.until(lambda: sent() == 6, "the last frame", camera)
+            peer.spin(lambda: camera.status is not None, 3.0)
+            assert camera.status is None, "a subscriber that has not acknowledged the last frames is still there"
+            if comes_back:
+                node.send(signal.SIGCONT)
+            assert camera.wait() == 0
+            assert ("has not acknowledged all frames" in camera.log) is not comes_back
+        node.send(signal.SIGCONT)  # so that it can end

@@ -17,6 +17,7 @@ from typing import Any
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
@@ -35,7 +36,10 @@ STATUS = "sim_camera: frames"
 """What the name of the camera's status there ends with; its namespace comes before."""
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 LAST_WORDS_SECONDS = 1.0
-"""How long it stays after its last frame, so that reliable messages arrive."""
+"""How long it stays after its last frame, so that best-effort messages leave."""
+RESEND_SECONDS = 10.0
+"""How much longer it stays for what reliable subscribers have not acknowledged: what is lost is sent again, but Fast
+DDS asks only every 3 s whether something is."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,19 @@ class SimCamera(Node):
             camera_info(columns, rows, across, depth_frame, down),
             depth_image(shot.truth, "32FC1", colour_frame),
         )
+
+    def stay_for_acknowledgements(self) -> None:
+        """Return when reliable subscribers have all that was sent, or after RESEND_SECONDS with a word about it."""
+        end = time.monotonic() + RESEND_SECONDS
+        for publisher in self.publishers:
+            # In slices: a signal is handled between two of them.
+            while not publisher.wait_for_all_acked(Duration(seconds=0.1)):
+                if time.monotonic() > end:
+                    self.get_logger().warning(
+                        f"{publisher.topic_name}: a reliable subscriber has not acknowledged all frames "
+                        f"{RESEND_SECONDS:g} s after the last one; is it stopped, or the network too slow?"
+                    )
+                    return
 
     def _send(self) -> None:
         if self.done or (self.config.wait and self.sent == 0 and not self._heard()):
@@ -163,6 +180,7 @@ def _spin(node: SimCamera) -> None:
     while not node.done:
         rclpy.spin_once(node)
     time.sleep(LAST_WORDS_SECONDS)
+    node.stay_for_acknowledgements()
 
 
 def main(args: list[str] | None = None) -> int:
