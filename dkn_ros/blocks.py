@@ -1,12 +1,10 @@
 """Images as the towers take them: a quarter of the resolution, every 4 x 4 block as 16 channels, channels last.
 
-`models.fdkn.Tower.forward` makes the same of ordinary images in four passes (pad, unshuffle, number type, layout); here
-one pass reads what the camera sent and writes what the first convolution reads.
+`models.fdkn.Tower.forward` makes the same of ordinary images in three passes (pad, unshuffle, layout); here one pass
+reads what the camera sent and writes what the first convolution reads.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numba
 import numpy as np
@@ -15,7 +13,6 @@ from numba.core import types
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dkn_ros.bfloat16 import store
 from dkn_ros.buffers import Buffers
 from dkn_ros.compiled import any_image, compiled
 from dkn_ros.models.fdkn import STRIDE, TRAITS, FDKNOptions
@@ -25,48 +22,47 @@ FloatImage = NDArray[np.float32]
 SUBPIXELS = STRIDE * STRIDE
 
 
-def guidance_blocks(rgb: NDArray[np.uint8], options: FDKNOptions, kind: torch.dtype, buffers: Buffers) -> Tensor:
+def guidance_blocks(rgb: NDArray[np.uint8], options: FDKNOptions, buffers: Buffers) -> Tensor:
     """What the guidance tower's layers take of an HxWx3 (RGB order, any strides) or HxW uint8 image.
 
-    Returns 1xCxH/4xW/4 of the type `kind` (float32 or bfloat16) in one of the `buffers`, rounded up to whole blocks by
-    repeating the border; values 0..1.
+    Returns 1xCxH/4xW/4 float32 in one of the `buffers`, rounded up to whole blocks by repeating the border; values
+    0..1.
     """
     check_rgb(rgb)
     channels = rgb if rgb.ndim == 3 else np.broadcast_to(rgb[..., None], (*rgb.shape, 3))
     mixes = np.eye(3, dtype=np.float32) if options.rgb else np.array([LUMINANCE], np.float32)
-    blocks = _blocks("guidance", rgb.shape[:2], len(mixes) * SUBPIXELS, kind, buffers)
+    blocks = _blocks("guidance", rgb.shape[:2], len(mixes) * SUBPIXELS, buffers)
     for i, mix in enumerate(mixes):
         _mixed_blocks(channels, mix / np.float32(255), i * SUBPIXELS, blocks)
-    return _tensor(blocks, kind)
+    return _tensor(blocks)
 
 
-def target_blocks(target: Target, options: FDKNOptions, kind: torch.dtype, buffers: Buffers) -> Tensor:
+def target_blocks(target: Target, options: FDKNOptions, buffers: Buffers) -> Tensor:
     """What the target tower's layers take: depth, and validity and traits where the options ask for them."""
     images = [target.image, *([target.validity] if options.validity else [])]
     total = len(images) * SUBPIXELS + (TRAITS if options.traits else 0)
-    blocks = _blocks("target", target.image.shape, total, kind, buffers)
+    blocks = _blocks("target", target.image.shape, total, buffers)
     for i, image in enumerate(images):
         _image_blocks(image, i * SUBPIXELS, blocks)
     if options.traits:
         _constants(target.traits.encoded(), len(images) * SUBPIXELS, blocks)
-    return _tensor(blocks, kind)
+    return _tensor(blocks)
 
 
-def _blocks(name: str, size: tuple[int, ...], channels: int, kind: torch.dtype, buffers: Buffers) -> NDArray[Any]:
+def _blocks(name: str, size: tuple[int, ...], channels: int, buffers: Buffers) -> FloatImage:
     rows, columns = (-(-side // STRIDE) for side in size[:2])
-    stored = np.float32 if kind == torch.float32 else np.uint16
-    return buffers.array(f"{name} blocks", (rows, columns, channels), stored)
+    return buffers.array(f"{name} blocks", (rows, columns, channels))
 
 
-def _tensor(blocks: NDArray[Any], kind: torch.dtype) -> Tensor:
-    return torch.from_numpy(blocks).view(kind)[None].permute(0, 3, 1, 2)
+def _tensor(blocks: FloatImage) -> Tensor:
+    return torch.from_numpy(blocks)[None].permute(0, 3, 1, 2)
 
 
-_OUT = (types.float32[:, :, ::1], types.uint16[:, :, ::1])
+_OUT = types.float32[:, :, ::1]
 
 
 @compiled(
-    *(types.void(any_image(types.uint8, 3), types.float32[::1], types.int64, out) for out in _OUT),
+    types.void(any_image(types.uint8, 3), types.float32[::1], types.int64, _OUT),
     nogil=True, parallel=True, fastmath={"contract", "reassoc"}, error_model="numpy",
 )  # fmt: skip
 def _mixed_blocks(rgb, mix, first, out):  # type: ignore[no-untyped-def]
@@ -78,13 +74,10 @@ def _mixed_blocks(rgb, mix, first, out):  # type: ignore[no-untyped-def]
                 for j in range(STRIDE):
                     x = min(STRIDE * column + j, width - 1)
                     value = mix[0] * rgb[y, x, 0] + mix[1] * rgb[y, x, 1] + mix[2] * rgb[y, x, 2]
-                    store(out, (row, column, first + STRIDE * i + j), np.float32(value))
+                    out[row, column, first + STRIDE * i + j] = np.float32(value)
 
 
-@compiled(
-    *(types.void(types.float32[:, ::1], types.int64, out) for out in _OUT),
-    nogil=True, parallel=True, error_model="numpy",
-)  # fmt: skip
+@compiled(types.void(types.float32[:, ::1], types.int64, _OUT), nogil=True, parallel=True, error_model="numpy")
 def _image_blocks(image, first, out):  # type: ignore[no-untyped-def]
     height, width = image.shape
     for row in numba.prange(out.shape[0]):
@@ -93,12 +86,12 @@ def _image_blocks(image, first, out):  # type: ignore[no-untyped-def]
             for column in range(out.shape[1]):
                 for j in range(STRIDE):
                     x = min(STRIDE * column + j, width - 1)
-                    store(out, (row, column, first + STRIDE * i + j), image[y, x])
+                    out[row, column, first + STRIDE * i + j] = image[y, x]
 
 
-@compiled(*(types.void(types.float32[::1], types.int64, out) for out in _OUT), nogil=True, error_model="numpy")
+@compiled(types.void(types.float32[::1], types.int64, _OUT), nogil=True, error_model="numpy")
 def _constants(values, first, out):  # type: ignore[no-untyped-def]
     for row in range(out.shape[0]):
         for column in range(out.shape[1]):
             for c in range(values.shape[0]):
-                store(out, (row, column, first + c), values[c])
+                out[row, column, first + c] = values[c]

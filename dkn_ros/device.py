@@ -96,8 +96,8 @@ def resolve_precision(
     return kinds[requested]
 
 
-def towers_kind(precision: torch.dtype, gain: Callable[[], float]) -> torch.dtype:
-    """The number type of what the towers take and give: their own, or where that is int8, the faster of the others."""
+def heads_kind(precision: torch.dtype, gain: Callable[[], float]) -> torch.dtype:
+    """What towers in a precision give: their own number type, or where that is int8, the faster of the others."""
     if precision != torch.int8:
         return precision
     return torch.bfloat16 if gain() > WORTHWHILE else torch.float32

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dkn_ros.blocks import guidance_blocks, target_blocks
 from dkn_ros.buffers import Buffers
-from dkn_ros.device import bfloat16_gain, exact_float32, resolve_precision, towers_kind
+from dkn_ros.device import bfloat16_gain, exact_float32, heads_kind, resolve_precision
 from dkn_ros.models.fdkn import FDKN, STRIDE, Heads, pad, sampling_grid
 from dkn_ros.models.inference import prepared
 from dkn_ros.preprocess import Target, shrink
@@ -63,10 +63,8 @@ class Engine:
         self.model, self.way = model, way
         self.device = way.device
         self.precision = resolve_precision(precision, self.device, bfloat16_gain)
-        self.kind = towers_kind(self.precision, bfloat16_gain)
-        """Number type of the blocks that the towers take."""
-        # float16 is made on the GPU: compiled code on the CPU does not know it.
-        self._read = torch.float32 if self.kind == torch.float16 else self.kind
+        self.kind = torch.float32 if self.device.type == "cpu" else self.precision
+        """Number type of the blocks that the towers take; on a CPU see `inference.WideFirst`."""
         exact_float32(self.device)
         self._guidance, self._target = self._towers()
         self._grid, self._offset_scale = sampling_grid(model.options)
@@ -81,7 +79,8 @@ class Engine:
             from dkn_ros.models.eight_bit import eight_bit_towers
             from dkn_ros.synthetic.samples import typical_crops
 
-            return eight_bit_towers(self.model, self.kind, typical_crops(self.model.options.rgb))
+            kind = heads_kind(self.precision, bfloat16_gain)
+            return eight_bit_towers(self.model, kind, typical_crops(self.model.options.rgb))
         guidance, target = (
             tower and prepared(tower, self.device, self.precision) for tower in (self.model.guidance, self.model.target)
         )
@@ -93,13 +92,13 @@ class Engine:
         if self._guidance is None:
             return None
         small = shrink(rgb, size[1], size[0], buffers)
-        return self._guidance(self._given(guidance_blocks(small, self.model.options, self._read, buffers)))
+        return self._guidance(self._given(guidance_blocks(small, self.model.options, buffers)))
 
     @torch.inference_mode()
     def target_heads(self, target: Target, buffers: Buffers) -> Heads:
         """The target tower's heads; their weights, as those of `look`, come before the sigmoid."""
         assert self._target is not None
-        return self._target(self._given(target_blocks(target, self.model.options, self._read, buffers)))
+        return self._target(self._given(target_blocks(target, self.model.options, buffers)))
 
     def _given(self, blocks: Tensor) -> Tensor:
         return blocks.to(self.device).to(self.kind)

@@ -1,4 +1,4 @@
-"""Images in the towers' layout, against the network's own steps: pad, unshuffle, number type."""
+"""Images in the towers' layout, against the network's own steps: pad, unshuffle."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def steps(images: NDArray[np.float32]) -> Tensor:
     return F.pixel_unshuffle(pad(torch.from_numpy(images)[None]), STRIDE)
 
 
-def assert_layout(blocks: Tensor, kind: torch.dtype) -> None:
+def assert_layout(blocks: Tensor) -> None:
     """What makes the first convolution read them as they are."""
-    assert blocks.dtype == kind
+    assert blocks.dtype == torch.float32
     assert blocks.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -56,23 +56,19 @@ def test_guidance_is_that_of_the_steps(size: tuple[int, int], view: Callable[[Co
     shown.flags.writeable = False
     options = FDKNOptions(rgb=rgb)
     wanted = steps(guidance_image(shown, rgb))
-    blocks = guidance_blocks(shown, options, torch.float32, Buffers())
+    blocks = guidance_blocks(shown, options, Buffers())
     assert blocks.shape == wanted.shape == (1, 48 if rgb else 16, -(-size[1] // 4), -(-size[0] // 4))
-    assert_layout(blocks, torch.float32)
+    assert_layout(blocks)
     torch.testing.assert_close(blocks, wanted, rtol=0, atol=1.2e-7)  # one bit of the last place below 1
-    narrow = guidance_blocks(shown, options, torch.bfloat16, Buffers())
-    assert_layout(narrow, torch.bfloat16)
-    assert torch.equal(narrow, blocks.to(torch.bfloat16))
 
 
 def test_black_is_zero_and_white_is_one() -> None:
-    for kind in (torch.float32, torch.bfloat16):
-        for shape in ((8, 8), (8, 8, 3)):
-            for value in (0, 255):
-                for rgb in (False, True):
-                    image = np.full(shape, value, np.uint8)
-                    blocks = guidance_blocks(image, FDKNOptions(rgb=rgb), kind, Buffers())
-                    torch.testing.assert_close(blocks, torch.full_like(blocks, value / 255), rtol=0, atol=1.2e-7)
+    for shape in ((8, 8), (8, 8, 3)):
+        for value in (0, 255):
+            for rgb in (False, True):
+                image = np.full(shape, value, np.uint8)
+                blocks = guidance_blocks(image, FDKNOptions(rgb=rgb), Buffers())
+                torch.testing.assert_close(blocks, torch.full_like(blocks, value / 255), rtol=0, atol=1.2e-7)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +76,7 @@ def test_black_is_zero_and_white_is_one() -> None:
 )
 def test_refuses_what_is_no_colour_image(rgb: NDArray) -> None:
     with pytest.raises(ValueError, match="wanted: HxWx3 or HxW, uint8"):
-        guidance_blocks(rgb, FDKNOptions(), torch.float32, Buffers())
+        guidance_blocks(rgb, FDKNOptions(), Buffers())
 
 
 def target(width: int, height: int) -> Target:
@@ -100,26 +96,19 @@ def test_target_is_depth_validity_and_traits(size: tuple[int, int], validity: bo
         numbers = torch.from_numpy(given.traits.encoded())[None, :, None, None]
         wanted = torch.cat((wanted, numbers.expand(-1, -1, *wanted.shape[-2:])), dim=1)
     options = FDKNOptions(validity=validity, traits=traits)
-    blocks = target_blocks(given, options, torch.float32, Buffers())
-    assert_layout(blocks, torch.float32)
+    blocks = target_blocks(given, options, Buffers())
+    assert_layout(blocks)
     assert torch.equal(blocks, wanted)
-    narrow = target_blocks(given, options, torch.bfloat16, Buffers())
-    assert_layout(narrow, torch.bfloat16)
-    assert torch.equal(narrow, wanted.to(torch.bfloat16))
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_the_next_frame_takes_the_same_memory_and_leaves_nothing_of_the_last(kind: torch.dtype) -> None:
+def test_the_next_frame_takes_the_same_memory_and_leaves_nothing_of_the_last() -> None:
     buffers, options = Buffers(), FDKNOptions(validity=True, traits=True)
-    first = (
-        guidance_blocks(colour(22, 18), options, kind, buffers),
-        target_blocks(target(22, 18), options, kind, buffers),
-    )
+    first = guidance_blocks(colour(22, 18), options, buffers), target_blocks(target(22, 18), options, buffers)
     assert first[0].data_ptr() != first[1].data_ptr()
-    again = guidance_blocks(255 - colour(22, 18), options, kind, buffers)
+    again = guidance_blocks(255 - colour(22, 18), options, buffers)
     assert again.data_ptr() == first[0].data_ptr()
-    assert torch.equal(again, guidance_blocks(255 - colour(22, 18), options, kind, Buffers()))
+    assert torch.equal(again, guidance_blocks(255 - colour(22, 18), options, Buffers()))
     flat = target_image(np.ones((9, 11), np.float32), 22, 18)
-    second = target_blocks(flat, options, kind, buffers)
+    second = target_blocks(flat, options, buffers)
     assert second.data_ptr() == first[1].data_ptr()
-    assert torch.equal(second, target_blocks(flat, options, kind, Buffers()))
+    assert torch.equal(second, target_blocks(flat, options, Buffers()))

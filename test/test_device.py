@@ -18,12 +18,12 @@ from dkn_ros.device import (
     bfloat16_gain,
     exact_float32,
     half_gains_of,
+    heads_kind,
     memory_in_use,
     process_memory,
     resolve_device,
     resolve_precision,
     resolve_threads,
-    towers_kind,
 )
 from dkn_ros.engine import PYTORCH, Engine, Way
 from dkn_ros.pipeline import Pipeline
@@ -68,9 +68,9 @@ def test_precision(gain: float, wanted: torch.dtype) -> None:
         assert resolve_precision("float32", device, _unasked) == torch.float32
         assert resolve_precision("bfloat16", device, _unasked) == torch.bfloat16
     assert resolve_precision("int8", cpu, _unasked) == torch.int8
-    assert towers_kind(torch.int8, lambda: gain) == wanted
+    assert heads_kind(torch.int8, lambda: gain) == wanted
     for kind in (torch.float32, torch.bfloat16):
-        assert towers_kind(kind, _unasked) == kind
+        assert heads_kind(kind, _unasked) == kind
     with pytest.raises(ValueError, match="precision is int8, which only the CPU serves, and device is cuda; wanted: "):
         resolve_precision("int8", cuda, _unasked)
     assert resolve_precision("float16", cuda, _unasked) == torch.float16

@@ -57,7 +57,7 @@ def test_a_tower_gives_nearly_what_it_gives_in_float32(blocks: Tensor, channels:
     assert guidance is not None
     with torch.inference_mode():
         wanted = prepared(model.target, CPU, torch.float32)(blocks)
-        found = target(blocks.to(kind))
+        found = target(blocks)
     for exact, head in zip(wanted, found, strict=True):
         assert head.dtype == kind and head.shape == exact.shape
         noise = float((head.float() - exact).square().mean().sqrt() / exact.std())
@@ -102,15 +102,14 @@ def _peaks(tower: Tower, blocks: Tensor) -> eight_bit.Peaks:
     return peaks
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_rounding(kind: torch.dtype) -> None:
+def test_rounding() -> None:
     values = torch.tensor(
         [-3.0, -0.4, 0.0, 0.49, 0.5, 1.25, 127.0, 254.4, 255.0, 255.6, 1e9, -1e9, 3.0, 77.0, 9.0, 6.7]
     )
     image = values.view(1, 4, 2, 2).to(memory_format=torch.channels_last)
-    found = eight_bit._rounded(image.to(kind))
+    found = eight_bit._rounded(image)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    wanted = (image.to(kind).float().clamp(0, 255) + 0.5).floor().to(torch.uint8)
+    wanted = (image.clamp(0, 255) + 0.5).floor().to(torch.uint8)
     assert torch.equal(found, wanted)
 
 

@@ -98,7 +98,7 @@ def test_of_four_pixels_a_tie_may_be_rounded_the_other_way() -> None:
 def test_guidance_blocks_are_those_of_the_cpu(shape: tuple[int, ...], colour: bool, kind: torch.dtype) -> None:
     rgb = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
     found = ColourGrid(shape[:2], shape[:2], CPU).blocks(tensor(rgb), colour, kind)  # type: ignore[arg-type]
-    wanted = guidance_blocks(rgb, FDKNOptions(rgb=colour), kind, Buffers())
+    wanted = guidance_blocks(rgb, FDKNOptions(rgb=colour), Buffers()).to(kind)
     assert found.shape == wanted.shape and found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found, wanted, rtol=2**-8 if kind == torch.bfloat16 else 1e-6, atol=1e-7)
 
@@ -109,7 +109,7 @@ def test_target_blocks_are_those_of_the_cpu(told: dict[str, bool]) -> None:
     target = Target(images[0], images[1], images[2], 1.0, 3.0, 2.0, Traits(0.25, 0.001))
     planes = [tensor(image) for image in images[: 1 + told.get("validity", False)]]
     constants = tensor(target.traits.encoded()) if told.get("traits") else None
-    wanted = target_blocks(target, FDKNOptions(**told), torch.bfloat16, Buffers())
+    wanted = target_blocks(target, FDKNOptions(**told), Buffers()).to(torch.bfloat16)
     assert torch.equal(blocks_of(planes, torch.bfloat16, constants), wanted)
 
 

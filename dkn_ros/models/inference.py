@@ -33,8 +33,33 @@ def folded(tower: Tower) -> Tower:
     return copied
 
 
+class WideFirst(nn.Module):
+    """A convolution in float32 whose result goes on in another number type.
+
+    The depth of a frame has more digits than bfloat16, and of all roundings that of the images changes the result most.
+    With `fdkn` on five public data sets (command in `eight_bit`) the 99th percentile of bfloat16's difference to
+    float32 fell from 0.8 .. 5.3 to 0.4 .. 4.4 mm; it costs 2 % of both towers' time.
+    """
+
+    def __init__(self, layer: nn.Conv2d, kind: torch.dtype) -> None:
+        super().__init__()
+        self._layer, self._kind = layer, kind
+
+    def forward(self, image: Tensor) -> Tensor:
+        """BxCxHxW float32 -> what the layer makes of it, of the other type."""
+        result: Tensor = self._layer(image).to(self._kind)
+        return result
+
+
 def prepared(tower: Tower, device: torch.device, precision: torch.dtype) -> Callable[[Tensor], Heads]:
-    """The tower's layers for inference on a device and in a number type, channels last; the tower stays as it is."""
+    """The tower's layers for inference on a device and in a number type, channels last; the tower stays as it is.
+
+    What they take is of that type, on a CPU float32.
+    """
     ready = folded(tower)
-    ready.to(device, precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    first = copy.deepcopy(ready.conv1)
+    ready.to(device, precision)
+    if device.type == "cpu" and precision != torch.float32:
+        ready.conv1 = WideFirst(first, precision)  # type: ignore[assignment]
+    ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return ready.layers
