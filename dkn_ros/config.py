@@ -123,6 +123,12 @@ class NodeConfig(Settings):
     )
     warm_up_height: int = setting(480, "height of the colour image the network is warmed up for at start", 0, 16384)
     warm_up_factor: int = setting(4, "ratio of colour to depth size at that warm-up", 1, 64)
+    frames_at_once: int = setting(
+        0,
+        "frames in work at once on a CPU, each on its share of the threads; 0: 2 where 30 Hz are held by it, else 1",
+        0,
+        8,
+    )
     early_guidance: bool = setting(
         True, "look at a colour image before its depth comes, where the images before it found theirs", live=True
     )
@@ -223,6 +229,9 @@ class DemoConfig(Settings):
     rate: float = setting(30.0, "frames a second of the camera", 0.1, 1000.0)
     depth_delay: float = setting(CameraConfig.depth_delay, "seconds from a colour image to its depth image", 0.0, 10.0)
     early_guidance: bool = setting(NodeConfig.early_guidance, "look at a colour image before its depth comes")
+    frames_at_once: int = setting(
+        NodeConfig.frames_at_once, "frames in work at once on a CPU; 0: as it finds best", 0, 8
+    )
     weights: str = setting("fdkn", "name of a card, or path of a .safetensors file")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     precision: str = setting("auto", "number type of the feature towers", choices=PRECISIONS)

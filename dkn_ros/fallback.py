@@ -10,6 +10,7 @@ Every step is a note: one line that says what happened and how it goes on.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -41,14 +42,17 @@ def ways_of(requested: str, cuda: Cuda, allowed: bool) -> tuple[list[Way], list[
 class Ladder:
     """The engine in use; it goes down a way where one fails.
 
-    ways: from the best down.  make: starts the engine of a way.  notes: what is to be said before.
+    ways: from the best down.  make: starts the engine of a way in a precision.  notes: what is to be said before.
     Raises the last error if no way can be started.
     """
 
-    def __init__(self, ways: Sequence[Way], make: Callable[[Way], Engine], notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, ways: Sequence[Way], make: Callable[[Way, str], Engine], precision: str, notes: Sequence[str] = ()
+    ) -> None:
         self.notes = list(notes)
         """What went wrong and what was done, one line each, oldest first."""
-        self._ways, self._make = list(ways), make
+        self._ways, self._make, self._precision = list(ways), make, precision
+        self._asking = threading.Lock()
         self._may_restart = True
         self._place = 0
         self.engine = self._start(0)
@@ -58,9 +62,12 @@ class Ladder:
         """The one in use."""
         return self._ways[self._place]
 
-    def renew(self) -> None:
-        """Start the engine in use anew, for settings of another kind."""
-        self.engine = self._start(self._place)
+    def ask(self, precision: str) -> None:
+        """From now on work in this precision: start the engine in use anew, if it was made for another one."""
+        with self._asking:  # of several pipelines the first one does it
+            if precision != self._precision:
+                self._precision = precision
+                self.engine = self._start(self._place)
 
     def note(self, text: str) -> None:
         """Say something that went wrong on the way in use, and was got round; once."""
@@ -100,7 +107,7 @@ class Ladder:
         while True:
             way = self._ways[place]
             try:
-                engine = self._make(way)
+                engine = self._make(way, self._precision)
             except RuntimeError as error:
                 if place + 1 == len(self._ways):
                     raise

@@ -10,6 +10,8 @@ finds there is what fills them.
 
 from __future__ import annotations
 
+import copy
+
 import numba
 import numpy as np
 import torch
@@ -67,14 +69,16 @@ class Pipeline:
         torch.set_num_threads(self.threads)
         ways, notes = ways_of(self.config.device, cuda_state(), self.config.fallback)
         self.model, self.card = load_model(self.config.weights)
-        self._asked_precision = self.config.precision
+        self.company = 1
+        """So many frames, of this pipeline and of those `beside` it, are in work as the next one begins; it takes its
+        share of the threads."""
         gpu_asked = self.config.device.startswith("cuda") or ways[0].device.type == "cuda"
 
-        def engine(way: Way) -> Engine:
-            stands_in = gpu_asked and way.device.type == "cpu" and self._asked_precision == "float16"
-            return Engine(self.model, way, "auto" if stands_in else self._asked_precision)
+        def engine(way: Way, precision: str) -> Engine:
+            stands_in = gpu_asked and way.device.type == "cpu" and precision == "float16"
+            return Engine(self.model, way, "auto" if stands_in else precision)
 
-        self._ladder = Ladder(ways, engine, notes)
+        self._ladder = Ladder(ways, engine, self.config.precision, notes)
         self._buffers = Buffers()
         self._resolution = Resolution(self.config.depth_resolution)
         self._on_device = OnDevice(self.card, self._resolution, self._ladder.note)
@@ -107,6 +111,16 @@ class Pipeline:
     def check(self, config: PipelineConfig) -> None:
         """Raise ValueError unless `config` can be taken with the next frame; one line that says why not."""
         check_precision(config.precision, self.device)
+
+    def beside(self) -> Pipeline:
+        """Another pipeline with the same engine, for a thread that works at the same time, on a CPU; see `at_once`.
+
+        What form the depth has it finds out for itself, and its `config` is its own.
+        """
+        other = copy.copy(self)
+        other._buffers, other._resolution = Buffers(), Resolution(self.config.depth_resolution)
+        other._on_device = OnDevice(self.card, other._resolution, self._ladder.note)
+        return other
 
     def release(self) -> None:
         """Free the arrays that are kept for the next frame; it will make them anew."""
@@ -160,7 +174,8 @@ class Pipeline:
         if registration is not None:
             with clock.stage("register"):
                 check_depth(depth)
-                depth = registration.register(to_metres(depth, out=buffers.array("as sent", depth.shape)))
+                metres = to_metres(depth, out=buffers.array("as sent", depth.shape))
+                depth = registration.register(metres, buffers=buffers.part("registered"))
         with clock.stage("preprocess"):
             metres = self.metres(depth, (height, width))
             blind = bool(np.isnan(metres, out=buffers.array("unknown", metres.shape, np.bool_)).all())
@@ -309,10 +324,10 @@ class Pipeline:
 
     def _begin(self) -> None:
         """Take the settings that may have changed since the last frame."""
-        numba.set_num_threads(min(self.threads, _NUMBA_POOL))  # numba keeps the number for each thread that asks
-        if self.config.precision != self._asked_precision:
-            self._asked_precision = self.config.precision
-            self._ladder.renew()
+        threads = max(1, self.threads // self.company)
+        torch.set_num_threads(threads)  # both keep the number for each thread that asks
+        numba.set_num_threads(min(threads, _NUMBA_POOL))
+        self._ladder.ask(self.config.precision)
 
     def _working_size(self, rgb: NDArray[np.uint8], metres: FloatImage) -> tuple[int, int]:
         return working_size(rgb.shape[:2], metres.shape, self.card.ratios)

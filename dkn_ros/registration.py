@@ -101,13 +101,16 @@ class Registration:
         width, height = self.grid(size[1], size[0])
         return height, width
 
-    def register(self, depth: FloatImage, width: int = 0, height: int = 0) -> FloatImage:
+    def register(
+        self, depth: FloatImage, width: int = 0, height: int = 0, buffers: Buffers | None = None
+    ) -> FloatImage:
         """Depth as the colour camera sees it, on a grid of `width` x `height` pixels over the colour image.
 
         depth: hxw float32 metres along the depth camera's axis, NaN invalid; the whole image of the depth camera, of
-            any size.  width, height: 0 takes `grid`'s.
+            any size.  width, height: 0 takes `grid`'s.  buffers: to work in; without them it has some of its own.
         Returns height x width float32 metres along the colour camera's axis; NaN where the depth camera saw nothing
-        that the colour camera sees.  The result lasts until the next call.  Raises ValueError for another depth.
+        that the colour camera sees.  The result lasts until the next call with the same buffers.  Raises ValueError for
+        another depth.
         """
         check_depth(depth)
         if depth.dtype != np.float32:
@@ -115,7 +118,7 @@ class Registration:
         rows, columns = depth.shape
         if not (width and height):
             width, height = self.grid(columns, rows)
-        buffers = self._buffers
+        buffers = self._buffers if buffers is None else buffers
         known = self.geometry(columns, rows, width, height)
         points = buffers.array("points", (rows, columns, 3))
         patches = buffers.array("patches", (rows, columns, 2))

@@ -76,7 +76,8 @@ def test_overload_and_its_end() -> None:
     assert level(statistics) == (
         Level.WARN,
         "overloaded: a frame takes 60 ms, pairs come every 31 ms; 80 of 160 pairs dropped in the last 5 s; "
-        "lower the camera's rate or size, or set on a CPU precision to int8 or weights to fdkn-small",
+        "lower the camera's rate or size, "
+        "or set on a CPU precision to int8, weights to fdkn-small or frames_at_once to 2",
     )
     run(statistics, clock, 10)
     assert level(statistics)[0] == Level.OK

@@ -156,6 +156,17 @@ def test_an_overrun_is_longer_than_the_interval_of_the_pairs(
     assert (now.overloaded, now.overruns >= Overload.ENOUGH) == (overloaded, overloaded)
 
 
+@pytest.mark.parametrize(("company", "overloaded"), [(1, True), (2, False)])
+def test_frames_in_work_at_once_may_take_as_many_intervals(company: int, overloaded: bool) -> None:
+    clock = Clock()
+    statistics = counting(clock)
+    for _ in range(20):
+        clock.now += 0.033
+        statistics.paired()
+        statistics.published(50.0, 50.0, 0, company=company)
+    assert statistics.snapshot().overloaded is overloaded
+
+
 def test_without_an_interval_nothing_is_too_long() -> None:
     statistics = counting(Clock())
     for _ in range(20):

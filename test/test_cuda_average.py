@@ -219,7 +219,9 @@ def test_a_pipeline_with_the_kernel_gives_what_the_others_give(
     cpu, filled = pipeline.enhance(rgb, depth).depth, []
     for average in (TRITON, PYTORCH):
         way = Way(DEVICE, average)
-        pipeline._ladder = Ladder([way], lambda way: Engine(pipeline.model, way, precision))
+        pipeline._ladder = Ladder(
+            [way], lambda way, asked: Engine(pipeline.model, way, asked), pipeline.config.precision
+        )
         assert pipeline.path == f"{DEVICE} with {average}" and pipeline.notes == ()
         result = pipeline.enhance(rgb, depth).depth
         # Plain operations take sigmoids and products in bfloat16, which the others widen first.

@@ -56,8 +56,8 @@ def test_a_device_that_fails_in_an_early_look_is_told_with_its_pair_and_without_
 ) -> None:
     pipeline, said, statistics = Failing(), Said(), Statistics(lambda: 0)
     registering = SimpleNamespace(registration=lambda *_: None)
-    outputs = SimpleNamespace(metres=lambda *_: None, confidence=lambda *_: None)
-    given: Any = (NodeConfig(), pipeline, registering, outputs, statistics, {}, said, lambda: True)
+    outputs = SimpleNamespace(begin=lambda *_: (None, None))
+    given: Any = (NodeConfig(), [pipeline], registering, outputs, statistics, {}, said, lambda: True)
     frames = Frames(*given)
 
     def drain() -> None:

@@ -66,7 +66,7 @@ def test_float16_is_nearer_than_bfloat16(camera: CameraModel, monkeypatch: pytes
     for kind in (torch.float32, torch.bfloat16, torch.float16):
         monkeypatch.setattr(engine, "resolve_precision", lambda *_, kind=kind: kind)
         pipeline = Pipeline(PipelineConfig(device="cpu", precision="float32"))
-        pipeline._ladder = Ladder([Way(CPU, PYTORCH)], partial(_engine, pipeline))
+        pipeline._ladder = Ladder([Way(CPU, PYTORCH)], partial(_engine, pipeline), "float32")
         assert pipeline.precision == kind
         found[kind] = pipeline.enhance(frame.rgb, low).depth
         pipeline.release()
@@ -96,8 +96,8 @@ def test_bfloat16_begins_in_float32(pipelines: dict[str, Pipeline], name: str) -
         assert 0 < distances[0] < 0.9 * distances[1]
 
 
-def _engine(pipeline: Pipeline, way: Way) -> Engine:
-    return Engine(pipeline.model, way, "auto")
+def _engine(pipeline: Pipeline, way: Way, precision: str) -> Engine:
+    return Engine(pipeline.model, way, precision)
 
 
 def test_the_precision_changes_between_two_frames(pipelines: dict[str, Pipeline]) -> None:

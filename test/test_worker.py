@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dkn_ros.ros.worker import Foresight, Worker
+from dkn_ros.ros.worker import Foresight, Turn, Worker
 
 PATIENCE = 30.0
 
@@ -27,7 +27,7 @@ class Job:
         self._allowed = 0
         self._changed = threading.Condition()
 
-    def __call__(self, item: int) -> None:
+    def __call__(self, item: int, turn: Turn) -> None:
         with self._changed:
             self.started.append(item)
             self._running += 1
@@ -292,3 +292,117 @@ def test_depth_of_another_image_does_not_count() -> None:
     for image in names(20):
         assert not foresight.colour(image)
         foresight.pair("another")
+
+
+# --- several at once ----------------------------------------------------------------------------------------------
+
+
+class Held:
+    """A `work` that finishes each item when it is told to, and publishes in turn."""
+
+    def __init__(self) -> None:
+        self.turns: dict[int, Turn] = {}
+        self.published: list[int] = []
+        self._go: dict[int, threading.Event] = {}
+        self._changed = threading.Condition()
+
+    def __call__(self, item: int, turn: Turn) -> None:
+        with self._changed:
+            self.turns[item] = turn
+            self._changed.notify_all()
+        assert self.gate(item).wait(PATIENCE)
+        if item < 0:
+            raise RuntimeError(f"cannot do {item}")
+        turn.wait()
+        with self._changed:
+            self.published.append(item)
+            self._changed.notify_all()
+
+    def gate(self, item: int) -> threading.Event:
+        """What the item waits for."""
+        with self._changed:
+            return self._go.setdefault(item, threading.Event())
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait until something that is noted here has happened."""
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE), (self.turns, self.published)
+
+
+@pytest.fixture
+def held() -> Held:
+    return Held()
+
+
+@pytest.fixture
+def pair_of_threads(held: Held, job: Job) -> Iterator[Worker[int]]:
+    worker = Worker(held, job.overtaken.append, "worker", threads=2)
+    yield worker
+    for item in range(-10, 10):
+        held.gate(item).set()
+    assert worker.stop(PATIENCE)
+
+
+def put(worker: Worker[int], held: Held, *items: int) -> None:
+    """Each when the one before has begun."""
+    for item in items:
+        worker.put(item)
+        held.until(lambda item=item: item in held.turns)  # type: ignore[misc]
+
+
+def test_two_are_in_work_at_once_and_a_third_waits(pair_of_threads: Worker[int], held: Held, job: Job) -> None:
+    put(pair_of_threads, held, 1, 2)
+    pair_of_threads.put(3)
+    pair_of_threads.put(4)
+    assert job.overtaken == [3] and sorted(held.turns) == [1, 2]
+    assert {held.turns[1].thread, held.turns[2].thread} == {0, 1}
+    held.gate(1).set()
+    held.until(lambda: 4 in held.turns)
+    assert held.turns[4].thread == held.turns[1].thread
+
+
+def test_an_item_knows_how_many_are_in_work_with_it(pair_of_threads: Worker[int], held: Held) -> None:
+    put(pair_of_threads, held, 1, 2)
+    held.gate(1).set()
+    held.until(lambda: held.published == [1])
+    held.gate(2).set()
+    held.until(lambda: held.published == [1, 2])
+    while pair_of_threads._in_work:  # the last steps of a thread
+        threading.Event().wait(0.001)
+    put(pair_of_threads, held, 3)
+    assert [held.turns[item].company for item in (1, 2, 3)] == [1, 2, 1]
+
+
+def test_who_is_done_first_waits_for_its_turn(pair_of_threads: Worker[int], held: Held) -> None:
+    put(pair_of_threads, held, 1, 2)
+    held.gate(2).set()
+    assert not pair_of_threads.stop(0.05)
+    assert held.published == []
+    held.gate(1).set()
+    held.until(lambda: held.published == [1, 2])
+
+
+def test_an_item_that_fails_holds_nobody_up(pair_of_threads: Worker[int], held: Held) -> None:
+    put(pair_of_threads, held, -1, 2)
+    held.gate(2).set()
+    held.gate(-1).set()
+    held.until(lambda: held.published == [2])
+
+
+def test_idle_work_waits_until_nothing_is_in_work_and_holds_what_comes(
+    pair_of_threads: Worker[int], held: Held
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def idle() -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    put(pair_of_threads, held, 1)
+    pair_of_threads.when_idle(idle)
+    assert not begun.wait(0.05), "a thread is free, but the cores are not"
+    held.gate(1).set()
+    assert begun.wait(PATIENCE)
+    pair_of_threads.put(2)
+    assert not pair_of_threads.stop(0.05) and 2 not in held.turns
+    go_on.set()

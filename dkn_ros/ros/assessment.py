@@ -152,7 +152,8 @@ def _overload(now: Snapshot) -> Iterator[Finding]:
         dropped = f"{busy} of {now.recent.pairs} pairs dropped in the last {now.seconds:.0f} s"
         frame = "no frame was done" if math.isnan(now.processing_ms) else f"a frame takes {now.processing_ms:.0f} ms"
         times = f"{frame}, pairs come every {now.pair_jitter.interval:.0f} ms"
-        remedy = "lower the camera's rate or size, or set on a CPU precision to int8 or weights to fdkn-small"
+        settings = "precision to int8, weights to fdkn-small or frames_at_once to 2"
+        remedy = f"lower the camera's rate or size, or set on a CPU {settings}"
         yield Finding(Level.WARN, "overload", f"overloaded: {times}; {dropped}; {remedy}")
 
 

@@ -85,7 +85,8 @@ class Snapshot:
 class Overload:
     """Whether frames take longer than they may, for so many in a row that it is no accident.
 
-    A frame is an overrun if it took longer than the pairs' interval, or was dropped because the worker was busy.
+    A frame is an overrun if it took longer than the pairs' interval, or than two of them where two frames were in work
+    at once, and so on; or if it was dropped because the worker was busy.
     ENOUGH of them in a row are an overload, and as many in a row that are none are its end.
     """
 
@@ -106,12 +107,12 @@ class Overload:
             self.overruns, self._in_time, self.overloaded = 0, 0, False
         self._pairs.append(now)
 
-    def worked(self, seconds: float) -> None:
-        """A frame took so long."""
+    def worked(self, seconds: float, company: int = 1) -> None:
+        """A frame took so long, when so many were in work at once."""
         # The mean, not the median: a busy executor hands out images in bunches, and nearly all intervals are too short.
         intervals = len(self._pairs) - 1
         known = len(self._pairs) >= self.PAIRS_NEEDED
-        self.frame(known and seconds * intervals > self._pairs[-1] - self._pairs[0])
+        self.frame(known and seconds * intervals > company * (self._pairs[-1] - self._pairs[0]))
 
     def frame(self, overrun: bool) -> None:
         """One more frame, an overrun or none."""
@@ -201,10 +202,13 @@ class Statistics:
             self._overload.paired(now)
             self._paired_rgb, self._paired_depth = self._rgb.total, self._depth.total
 
-    def published(self, latency_ms: float, processing_ms: float, stamp_ns: int, blind: bool = False) -> None:
+    def published(
+        self, latency_ms: float, processing_ms: float, stamp_ns: int, blind: bool = False, company: int = 1
+    ) -> None:
         """A frame of that stamp was published; whatever stood in the way before no longer does.
 
         latency_ms: since its pair came.  processing_ms: that the worker spent on it.  blind: nothing of it is valid.
+        company: frames that were in work at once, this one included.
         """
         delay = (self._now_ns() - stamp_ns) / 1e9
         with self._lock:
@@ -212,7 +216,7 @@ class Statistics:
             self._published.add(now, latency_ms)
             self._processing.add(now, processing_ms)
             self._delays.add(now, delay)
-            self._overload.worked(processing_ms / 1e3)
+            self._overload.worked(processing_ms / 1e3, company)
             self._blind = self._blind + 1 if blind else 0
             self._failure = ""
 

@@ -58,6 +58,7 @@ def run(config: DemoConfig, output: Path) -> dict[str, Any]:
             "precision": config.precision,
             "warm_up_factor": config.factor,
             "early_guidance": config.early_guidance,
+            "frames_at_once": config.frames_at_once,
         },
         "sim_camera": {
             "source": config.source,

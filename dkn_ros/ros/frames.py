@@ -1,11 +1,16 @@
-"""The way of a frame through the worker thread: convert, call the pipeline, hand over to the outputs."""
+"""The way of a frame through a worker thread: convert, call the pipeline, hand over to the outputs.
+
+Where frames are worked on side by side each thread has a pipeline and a sheet of its own; they read one after the
+other, and publish in the order in which they began.
+"""
 
 from __future__ import annotations
 
 import functools
+import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +20,10 @@ from dkn_ros.ros.counts import Statistics
 from dkn_ros.ros.diagnostics import timing_array
 from dkn_ros.ros.matchers import Pair
 from dkn_ros.ros.messages import ImageError, frame_of, read_depth, read_rgb, stamp_ns
-from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs
+from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs, Sheet
 from dkn_ros.ros.registering import Registering
 from dkn_ros.ros.views import Result
-from dkn_ros.ros.worker import Foresight, Worker
+from dkn_ros.ros.worker import Foresight, Turn, Worker
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CameraInfo, Image
@@ -32,16 +37,26 @@ COMING_SECONDS = 2.0
 """camera_info and TF may come so much later than the first images before the log complains that they are missing."""
 
 
+class _Read(NamedTuple):
+    """A pair as the pipeline takes it."""
+
+    rgb: NDArray[np.uint8]
+    depth: NDArray
+    guidance: Guidance | None
+    registration: Registration | None
+
+
 class Frames:
     """Works on the newest pair, and on a colour image that will most likely become one; `config` may be replaced.
 
+    pipelines: one for each frame that may be in work at once.
     infos: camera_info of "rgb" and "depth", as far as they have come.  alive: whether what fails may be complained of.
     """
 
     def __init__(
         self,
         config: NodeConfig,
-        pipeline: Pipeline,
+        pipelines: Sequence[Pipeline],
         registering: Registering,
         outputs: Outputs,
         statistics: Statistics,
@@ -50,14 +65,16 @@ class Frames:
         alive: Callable[[], bool],
     ) -> None:
         self.config = config
-        self._pipeline, self._registering, self._outputs = pipeline, registering, outputs
+        self._pipelines, self._registering, self._outputs = pipelines, registering, outputs
+        self._sheets = [Sheet() for _ in pipelines]
         self._statistics, self._infos, self._logger, self._alive = statistics, infos, logger, alive
         self._foresight = Foresight()
         self._stopped = False
         self._early: tuple[Image, NDArray[np.uint8], Guidance] | None = None
         self._depth_before: tuple[tuple[int, int], Registration | None] | None = None
         self._uncalibrated_since: float | None = None  # in a row, until now
-        self._worker = Worker(self._work, lambda _: statistics.dropped_busy(), "dkn_worker")
+        self._reading = threading.Lock()
+        self._worker = Worker(self._work, lambda _: statistics.dropped_busy(), "dkn_worker", len(pipelines))
 
     # The ROS thread: hand over.
 
@@ -82,11 +99,11 @@ class Frames:
         self._logger.warning(f"the frame in work did not end within {seconds} s; leaving it")
         return False
 
-    # The worker thread: convert, call, publish.
+    # The worker threads: convert, call, publish.
 
-    def _work(self, arrived: tuple[Pair, float]) -> None:
+    def _work(self, arrived: tuple[Pair, float], turn: Turn) -> None:
         try:
-            self._process(*arrived)
+            self._process(*arrived, turn)
         except ImageError as error:
             self._refuse(error.reason, str(error))
         except ValueError as error:
@@ -104,42 +121,42 @@ class Frames:
             return
         try:
             rgb = read_rgb(msg)
-            self._early = msg, rgb, self._pipeline.look(rgb, *self._depth_before)
+            pipeline = self._pipelines[0]
+            pipeline.company = 1
+            self._early = msg, rgb, pipeline.look(rgb, *self._depth_before)
         except Exception:
             self._early = None  # what failed fails again with the pair, which says so
 
-    def _process(self, pair: Pair, arrival: float) -> None:
+    def _process(self, pair: Pair, arrival: float, turn: Turn) -> None:
         start = time.perf_counter()
-        early, self._early = self._early, None
-        if early and early[0] is pair.rgb:
-            _, rgb, guidance = early
-        else:
-            rgb, guidance = read_rgb(pair.rgb), None
-        depth, size = read_depth(pair.depth), (rgb.shape[0], rgb.shape[1])
-        registration = self._registering.registration(depth.shape, size, pair, self._infos)
-        self._uncalibrated_since = None
-        self._depth_before = (depth.shape[0], depth.shape[1]), registration
-        metres, confidence = self._outputs.metres(*size), self._outputs.confidence(*size)
+        rgb, depth, guidance, registration = self._read(pair)
+        pipeline, sheet = self._pipelines[turn.thread], self._sheets[turn.thread]
+        metres, confidence = self._outputs.begin(sheet, rgb.shape[0], rgb.shape[1])
         read = time.perf_counter()
-        enhanced = self._pipeline.enhance(rgb, depth, guidance, metres, confidence, registration)
+        pipeline.company = turn.company
+        enhanced = pipeline.enhance(rgb, depth, guidance, metres, confidence, registration)
         done = time.perf_counter()
+        turn.wait()
         if self._stopped:
             return
+        first = time.perf_counter()
         info = self._infos.get("rgb")
         header = _header(pair, info)
-        self._outputs.publish(Result(header, rgb, enhanced.depth, info))
+        self._outputs.publish(sheet, Result(header, rgb, enhanced.depth, info))
         end = time.perf_counter()
         latency_ms = 1e3 * (time.monotonic() - arrival)
         stages = {name: ms for name, ms in enhanced.timings.items() if name != "whole"}
         if guidance:
             stages["early"] = guidance.milliseconds
-        worked_ms = 1e3 * (end - start) + stages.get("early", 0.0)
-        self._statistics.published(latency_ms, worked_ms, stamp_ns(header.stamp), enhanced.blind)
+        if len(self._pipelines) > 1:
+            stages["wait"] = 1e3 * (first - done)
+        worked_ms = 1e3 * (end - start - (first - done)) + stages.get("early", 0.0)
+        self._statistics.published(latency_ms, worked_ms, stamp_ns(header.stamp), enhanced.blind, turn.company)
         self._outputs.publish_timing(
             timing_array(
                 header.stamp,
-                str(self._pipeline.device),
-                {"receive": 1e3 * (read - start), **stages, "publish": 1e3 * (end - done)},
+                str(pipeline.device),
+                {"receive": 1e3 * (read - start), **stages, "publish": 1e3 * (end - first)},
                 total_ms=1e3 * (end - start),
                 latency_ms=latency_ms,
                 pair_difference_ms=pair.difference_ms,
@@ -147,6 +164,19 @@ class Frames:
                 depth_size=(pair.depth.width, pair.depth.height),
             )
         )
+
+    def _read(self, pair: Pair) -> _Read:
+        with self._reading:
+            early, self._early = self._early, None
+            if early and early[0] is pair.rgb:
+                _, rgb, guidance = early
+            else:
+                rgb, guidance = read_rgb(pair.rgb), None
+            depth, size = read_depth(pair.depth), (rgb.shape[0], rgb.shape[1])
+            registration = self._registering.registration(depth.shape, size, pair, self._infos)
+            self._uncalibrated_since = None
+            self._depth_before = (depth.shape[0], depth.shape[1]), registration
+            return _Read(rgb, depth, guidance, registration)
 
     def _refuse(self, reason: str, text: str) -> None:
         self._statistics.refused(reason, text)

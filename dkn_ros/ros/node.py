@@ -7,7 +7,7 @@ Parameters  PipelineConfig and NodeConfig of `config.py`
 Lifecycle   configure loads and warms up, activate subscribes and works, deactivate, cleanup, shutdown; by itself at
             start unless `autostart` is false
 
-The ROS thread receives and pairs; one worker thread takes the newest pair, converts, calls the pipeline, publishes.
+The ROS thread receives and pairs; a worker thread takes the newest pair, converts, calls the pipeline, publishes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,8 @@ DEACTIVATE_SECONDS = 10.0
 class Equipment:
     """What configure makes and cleanup releases."""
 
-    pipeline: Pipeline
+    pipelines: Sequence[Pipeline]
+    """One for each frame that may be in work at once; all with one engine."""
     registering: Registering
     synchroniser: PairSynchroniser
     outputs: Outputs
@@ -89,25 +91,32 @@ class DknNode(ManagedNode):
         c = self.config
         registering = registering_of(c, self._lookup)
         pipeline = Pipeline(self.pipeline_config)
-        self._warm_up(pipeline)
+        at_once = self._warm_up(pipeline)
         self.statistics = self._new_statistics()
         synchroniser = make_synchroniser(self._on_pair, c.queue_size, c.slop, c.pairing, self._on_clock_jump)
         outputs = Outputs(self, c, self._follow_listeners)
-        self.equipment = Equipment(pipeline, registering, synchroniser, outputs)
+        pipelines = [pipeline, *(pipeline.beside() for _ in range(at_once - 1))]
+        self.equipment = Equipment(pipelines, registering, synchroniser, outputs)
         self.monitor.watch(c, outputs.views)
 
     def _new_statistics(self) -> Statistics:
         return Statistics(lambda: self.get_clock().now().nanoseconds)
 
-    def _warm_up(self, pipeline: Pipeline) -> None:
+    def _warm_up(self, pipeline: Pipeline) -> int:
+        """Returns how many frames to work on at once."""
+        from dkn_ros.at_once import frames_at_once
+
         c, p = self.config, pipeline
+        measure: Callable[[], float] | None = None
         about = f"weights {p.card.name}, {p.device}, {_name(p.precision)}, {p.threads} threads"
         if c.warm_up_width and c.warm_up_height:
             sizes = (c.warm_up_width, c.warm_up_height)
             small = [max(1, size // c.warm_up_factor) for size in sizes]
-            first = p.warm_up(*sizes, *small)
-            about += f"; {sizes[0]}x{sizes[1]}: first {first:.0f} ms, then {p.warm_up(*sizes, *small):.0f} ms"
-        self.get_logger().info(about)
+            measure = functools.partial(p.warm_up, *sizes, *small)
+            about += f"; {sizes[0]}x{sizes[1]}: first {measure():.0f} ms, then {measure():.0f} ms"
+        at_once, said = frames_at_once(c.frames_at_once, p, measure)
+        self.get_logger().info(f"{about}, {said}" if said else about)
+        return at_once
 
     def activate(self) -> None:
         """Subscribe, if somebody listens, and work."""
@@ -116,7 +125,7 @@ class DknNode(ManagedNode):
         self.statistics.failed("")  # what stood in the way of frames before is to be found out anew
         self.frames = Frames(
             self.config,
-            e.pipeline,
+            e.pipelines,
             e.registering,
             e.outputs,
             self.statistics,
@@ -138,7 +147,8 @@ class DknNode(ManagedNode):
         self._follow_listeners()
         if not frames.stop(DEACTIVATE_SECONDS):
             raise RuntimeError("the worker does not end")
-        self.equipment.pipeline.release()
+        for pipeline in self.equipment.pipelines:
+            pipeline.release()
         self.equipment.registering.release()
         self.equipment.outputs.release()
         _return_memory()
@@ -224,13 +234,15 @@ class DknNode(ManagedNode):
             if self.equipment is not None:
                 parameters.check_live(self.config, config)
                 parameters.check_live(self.pipeline_config, pipeline_config)
-                self.equipment.pipeline.check(pipeline_config)
+                self.equipment.pipelines[0].check(pipeline_config)
         except ValueError as error:
             return parameters.result(error)
         slop_changed = config.slop != self.config.slop
         self.config, self.pipeline_config = config, pipeline_config
         if self.equipment is not None:
-            self.equipment.outputs.config, self.equipment.pipeline.config = config, pipeline_config
+            self.equipment.outputs.config = config
+            for pipeline in self.equipment.pipelines:
+                pipeline.config = pipeline_config
             if slop_changed:
                 self.equipment.synchroniser.set_slop(config.slop)
         if self.frames is not None:
@@ -244,15 +256,17 @@ class DknNode(ManagedNode):
         if e is None:
             self.monitor.tell(*self._at_rest(), self.pipeline_config.device, lifecycle)
             return
-        about = about_pipeline(e.pipeline) | {
+        pipeline = e.pipelines[0]
+        about = about_pipeline(pipeline) | {
+            "frames at once": str(len(e.pipelines)),
             "camera_info": "received" if rgb else "none yet: the depth goes without",
             "registration": e.registering.about or registration(rgb, depth),
         }
         if self.complaint or self.frames is None:
-            self.monitor.tell(*self._at_rest(), str(e.pipeline.device), lifecycle | about)
+            self.monitor.tell(*self._at_rest(), str(pipeline.device), lifecycle | about)
             return
         asleep = "" if self._inputs else self._asleep()
-        device, notes = str(e.pipeline.device), e.pipeline.notes
+        device, notes = str(pipeline.device), pipeline.notes
         self.monitor.report(self.config, self.statistics, e.synchroniser, lifecycle | about, device, asleep, notes)
 
     def _at_rest(self) -> tuple[Level, str]:

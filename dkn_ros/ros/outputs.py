@@ -1,6 +1,6 @@
 """What the node publishes of a frame: depth, camera_info, timing, and the views of `views.py`.
 
-Used by the worker thread; `wanted` by any.
+Used by the worker threads, `publish` by one at a time; `wanted` by any.
 """
 
 from __future__ import annotations
@@ -26,6 +26,27 @@ if TYPE_CHECKING:
 
 QUIET_SECONDS = 5.0
 """A complaint is logged once in so many seconds; all are counted in the diagnostics."""
+
+
+class Sheet:
+    """What a frame in work is written on: the messages of its depth and of its confidence, kept for the next one."""
+
+    def __init__(self) -> None:
+        from sensor_msgs.msg import Image
+
+        self.image = Image()
+        """Of depth/upsampled."""
+        self.confidence = Confidence()
+        self._metres: NDArray[np.float32] | None = None  # where the output is not in metres
+
+    def metres(self, height: int, width: int, encoding: str) -> NDArray[np.float32]:
+        """Where the depth is to be written: into the message itself where that is in metres."""
+        pixels = pixels_of(self.image, height, width, encoding)
+        if pixels.dtype == np.float32:
+            return pixels
+        if self._metres is None or self._metres.shape != (height, width):
+            self._metres = np.empty((height, width), np.float32)
+        return self._metres
 
 
 class Outputs:
@@ -66,14 +87,9 @@ class Outputs:
         self._images = self._depth, *self._view_publishers.values()  # what is worth the work on a frame
 
     def release(self) -> None:
-        """Free what is kept from frame to frame; not while a frame is in work."""
-        from sensor_msgs.msg import Image
-
-        self._image = Image()
-        self._confidence = Confidence()
-        views: tuple[View, ...] = (Validity(), self._confidence, Picture(), Points(self._logger), Compressed())
+        """Free what is kept from frame to frame, but for the sheets; not while a frame is in work."""
+        views: tuple[View, ...] = (Validity(), Confidence(), Picture(), Points(self._logger), Compressed())
         self._views = {view.topic: view for view in views}
-        self._metres: NDArray[np.float32] | None = None  # where the output is not in metres
 
     def close(self) -> None:
         """Take the publishers back."""
@@ -96,35 +112,29 @@ class Outputs:
         """Whether anybody subscribes to an image; camera_info and timing alone are no reason to make one."""
         return any(publisher.get_subscription_count() for publisher in self._images)
 
-    def metres(self, height: int, width: int) -> NDArray[np.float32]:
-        """Where a frame's depth is to be written: into the message itself where that is in metres."""
-        pixels = pixels_of(self._image, height, width, self.config.output_encoding)
-        if pixels.dtype == np.float32:
-            return pixels
-        if self._metres is None or self._metres.shape != (height, width):
-            self._metres = np.empty((height, width), np.float32)
-        return self._metres
+    def begin(self, sheet: Sheet, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Where on its sheet a frame's depth and confidence are to be written; None for what nobody wants."""
+        listeners = self._view_publishers[Confidence.topic].get_subscription_count()
+        confidence = sheet.confidence.begin(height, width, bool(listeners))
+        return sheet.metres(height, width, self.config.output_encoding), confidence
 
-    def confidence(self, height: int, width: int) -> NDArray[np.float32] | None:
-        """Where a frame's confidence is to be written; None if nobody wants it."""
-        listeners = self._view_publishers[self._confidence.topic].get_subscription_count()
-        return self._confidence.begin(height, width, bool(listeners))
-
-    def publish(self, result: Result) -> None:
+    def publish(self, sheet: Sheet, result: Result) -> None:
         """Publish a frame, all but its timing: to whom it may concern."""
         height, width = result.depth.shape
-        sent = pixels_of(self._image, height, width, self._image.encoding)
+        image = sheet.image
+        sent = pixels_of(image, height, width, image.encoding)
         if sent.dtype == np.uint16:
             to_millimetres(result.depth, sent)
-        self._image.header = result.header
+        image.header = result.header
         info = self._camera_info(result)
         if self._depth.get_subscription_count():
-            self._depth.publish(self._image)
+            self._depth.publish(image)
         if info is not None:
             self._info.publish(info)
         for topic, view in self._views.items():
             publisher = self._view_publishers[topic]
             if publisher.get_subscription_count():
+                view = sheet.confidence if topic == Confidence.topic else view
                 message = view.message(result, sent, self.config)
                 if message is not None:
                     publisher.publish(message)

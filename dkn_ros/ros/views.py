@@ -37,7 +37,7 @@ class Result:
     rgb: NDArray[np.uint8]
     """HxWx3 (RGB order) or HxW."""
     depth: NDArray[np.float32]
-    """HxW metres, NaN invalid: what `Outputs.metres` gave, filled."""
+    """HxW metres, NaN invalid: what `Outputs.begin` gave, filled."""
     rgb_info: CameraInfo | None
     """Of the colour image as it came; None while there is none."""
 
