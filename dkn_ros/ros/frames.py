@@ -134,12 +134,13 @@ class Frames:
         if guidance:
             stages["early"] = guidance.milliseconds
         worked_ms = 1e3 * (end - start) + stages.get("early", 0.0)
-        self._statistics.published(latency_ms, worked_ms, stamp_ns(header.stamp), enhanced.blind)
+        stages = {"receive": 1e3 * (read - start), **stages, "publish": 1e3 * (end - done)}
+        self._statistics.published(latency_ms, worked_ms, stamp_ns(header.stamp), enhanced.blind, stages)
         self._outputs.publish_timing(
             timing_array(
                 header.stamp,
                 str(self._pipeline.device),
-                {"receive": 1e3 * (read - start), **stages, "publish": 1e3 * (end - done)},
+                stages,
                 total_ms=1e3 * (end - start),
                 latency_ms=latency_ms,
                 pair_difference_ms=pair.difference_ms,
