@@ -170,7 +170,9 @@ def test_stamps_that_never_pair_are_a_warning() -> None:
         "no stamps of /camera/rgb (publisher /driver, reliable) and /camera/depth (no publisher) are within 16.3 ms; "
         "set the parameter slop",
     )
-    assert "16.3 ms, the newest are 3.250 s apart; set" in level(statistics, replace(INPUTS, apart=3.25))[1]
+    newest = replace(INPUTS, newest=(1_700_000_003_250_999_999, 1_700_000_000_000_000_001))
+    said = "16.3 ms; the newest of colour and depth: 1700000003.250 and 1700000000.000, 3.250 s apart; set"
+    assert said in level(statistics, newest)[1]
     clock.now += IDLE_SECONDS + 0.1
     assert level(statistics)[0] == Level.OK
 
@@ -204,6 +206,12 @@ def test_one_silent_topic_is_a_warning(missing: str, message: str) -> None:
         clock.now += 1 / 32
         statistics.received_rgb() if missing == "depth" else statistics.received_depth()
     assert level(statistics) == (Level.WARN, f"{message}; check that driver")
+    stamp = 1_700_000_000_500_000_000
+    one = replace(INPUTS, newest=(stamp, None) if missing == "depth" else (None, stamp))
+    seen = "1700000000.500 and none" if missing == "depth" else "none and 1700000000.500"
+    assert level(statistics, one) == (
+        Level.WARN, f"{message}; the newest of colour and depth: {seen}; check that driver"
+    )  # fmt: skip
 
 
 def test_a_camera_that_just_starts_is_no_fault() -> None:

@@ -202,6 +202,7 @@ def test_missing_stream_is_named(bench: Bench) -> None:
     assert status.level == Level.WARN
     peer = "publisher /peer, reliable"
     assert status.message.startswith(f"images come on /in/rgb/image ({peer}) but not on /in/depth/image ({peer})")
+    assert re.search(r"; the newest of colour and depth: [0-9.]+ and [0-9.]+, [0-9.]+ s apart; check", status.message)
 
 
 # Before the depth comes.

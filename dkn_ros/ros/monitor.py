@@ -84,7 +84,7 @@ class Monitor:
             self._depth.name,
             view.publishers[self._depth.name],
             synchroniser.slop,
-            _apart(sync.newest_ns),
+            sync.newest_ns,
             sync.by_arrival,
             asleep,
         )
@@ -123,8 +123,3 @@ def about_pipeline(pipeline: Pipeline) -> dict[str, str]:
         "model": pipeline.card.model,
         "weights": f"{pipeline.card.name} {pipeline.card.sha256[:12]}",
     }
-
-
-def _apart(newest_ns: tuple[int | None, ...]) -> float | None:
-    rgb, depth = newest_ns
-    return None if rgb is None or depth is None else abs(rgb - depth) / 1e9
