@@ -120,6 +120,21 @@ def test_limits(limit: str, kept: float, broken: float, message: str) -> None:
     assert limited(broken)[0] == Level.OK  # an idle camera breaks no limit
 
 
+def test_a_slop_that_one_lost_image_makes_dangerous_is_told() -> None:
+    clock = Clock()
+    statistics = counting(clock)
+    run(statistics, clock, 90)
+    risky = replace(INPUTS, largest_slop=0.0156)
+    assert level(statistics, risky) == (
+        Level.WARN,
+        "slop is 16.3 ms, more than half the period, so that a lost image can put every later pair a frame off; "
+        "set slop to at most 15.6 ms, or to 0, or pairing to nearest",
+    )
+    assert level(statistics, replace(INPUTS, largest_slop=0.0163))[0] == Level.OK
+    clock.now += IDLE_SECONDS + 0.1
+    assert level(statistics, risky)[0] == Level.OK
+
+
 def test_a_rate_of_nothing_is_below_every_limit() -> None:
     """Pairs come, but nothing goes out."""
     clock = Clock()

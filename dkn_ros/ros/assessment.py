@@ -30,7 +30,8 @@ class Level(enum.IntEnum):
 class Inputs:
     """What the node listens to: resolved topic names, and who publishes there with which QoS, in words.
 
-    slop: in use, seconds.  newest: stamps of both topics, or arrivals where these count, nanoseconds; None: not known.
+    slop: in use, seconds.  largest_slop: above it a lost image can put every later pair a frame off, seconds.
+    newest: stamps of both topics, or arrivals where these count, nanoseconds; None: not known.
     by_arrival: whether images are paired by their arrival because stamps are zero.
     asleep: why the node does not listen to them at the moment; empty if it does.
     """
@@ -40,6 +41,7 @@ class Inputs:
     depth_topic: str
     depth_publishers: str
     slop: float
+    largest_slop: float = math.inf
     newest: tuple[int | None, ...] = (None, None)
     by_arrival: bool = False
     asleep: str = ""
@@ -80,6 +82,7 @@ def findings(
         *beside,
         *(() if idle else _blind(now)),
         *(() if idle else _overload(now)),
+        *(() if idle else _slop(inputs)),
         *(() if idle else _limits(now, config)),
     ]
     return _worst_first(found)
@@ -160,6 +163,13 @@ def _overload(now: Snapshot) -> Iterator[Finding]:
         times = f"{frame}, pairs come every {now.pair_jitter.interval:.0f} ms"
         remedy = "lower the camera's rate or size, or set on a CPU precision to int8 or weights to fdkn-small"
         yield Finding(Level.WARN, "overload", f"overloaded: {times}; {dropped}; {remedy}")
+
+
+def _slop(inputs: Inputs) -> Iterator[Finding]:
+    if inputs.slop > inputs.largest_slop:
+        why = "more than half the period, so that a lost image can put every later pair a frame off"
+        remedy = f"set slop to at most {1e3 * inputs.largest_slop:.1f} ms, or to 0, or pairing to nearest"
+        yield Finding(Level.WARN, "slop", f"slop is {1e3 * inputs.slop:.1f} ms, {why}; {remedy}")
 
 
 def _limits(now: Snapshot, config: NodeConfig) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ Published   /diagnostics
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,7 @@ class Monitor:
             self._depth.name,
             view.publishers[self._depth.name],
             synchroniser.slop,
+            math.inf if sync.largest_slop_ns is None else sync.largest_slop_ns / 1e9,
             sync.newest_ns,
             sync.by_arrival,
             asleep,
