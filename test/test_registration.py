@@ -139,6 +139,31 @@ def test_a_scene_from_two_places(seed: int, rig: str) -> None:
     assert np.median(errors) < 0.5
 
 
+def occluded(seen: View) -> NDArray[np.bool_]:
+    """Pixels of the truth that the depth camera looks at, but with something nearer in all of 3 x 3 pixels before."""
+    registration = seen.registration
+    height, width = seen.truth.shape
+    rays = registration.colour_camera.resized(width, height).rays()
+    points = np.concatenate((rays, np.ones((height, width, 1))), 2) * seen.truth[..., None]
+    there = (points - registration.translation) @ registration.rotation
+    pixels = registration.depth_camera.project(there.reshape(-1, 3)).reshape(height, width, 2)
+    rows, columns = seen.depth.shape
+    inside = ((pixels >= 0) & (pixels <= (columns - 1, rows - 1))).all(axis=2)
+    x, y = np.moveaxis(np.rint(np.where(inside[..., None], pixels, 0)).astype(int), 2, 0)
+    farthest = cv2.dilate(seen.depth, np.ones((3, 3), np.uint8))
+    return np.asarray(inside & (there[..., 2] > STEP * farthest[y, x]))
+
+
+@pytest.mark.parametrize("rig", RIGS)
+def test_what_something_hides_from_the_depth_camera_is_invalid(rig: str) -> None:
+    """But for the rim, where the patch of what hides it may be a pixel too wide."""
+    seen = view(2, rig)
+    known, hidden = np.isfinite(seen.registration.register(seen.depth)), occluded(seen)
+    inner = cv2.erode(hidden.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert inner.sum() > 50 and not known[inner].any()
+    assert known[hidden].mean() < 0.1
+
+
 def test_a_camera_on_its_side() -> None:
     seen = view(1, "vga", roll=np.pi / 2 - 0.1)
     found = seen.registration.register(seen.depth)
