@@ -148,8 +148,9 @@ def occluded(seen: View) -> NDArray[np.bool_]:
     there = (points - registration.translation) @ registration.rotation
     pixels = registration.depth_camera.project(there.reshape(-1, 3)).reshape(height, width, 2)
     rows, columns = seen.depth.shape
-    inside = ((pixels >= 0) & (pixels <= (columns - 1, rows - 1))).all(axis=2)
-    x, y = np.moveaxis(np.rint(np.where(inside[..., None], pixels, 0)).astype(int), 2, 0)
+    inside: NDArray[np.bool_] = np.all((pixels >= 0) & (pixels <= (columns - 1, rows - 1)), axis=2)
+    nearest = np.rint(np.where(inside[..., None], pixels, 0)).astype(int)
+    x, y = nearest[..., 0], nearest[..., 1]
     farthest = cv2.dilate(seen.depth, np.ones((3, 3), np.uint8))
     return np.asarray(inside & (there[..., 2] > STEP * farthest[y, x]))
 
@@ -159,7 +160,7 @@ def test_what_something_hides_from_the_depth_camera_is_invalid(rig: str) -> None
     """But for the rim, where the patch of what hides it may be a pixel too wide."""
     seen = view(2, rig)
     known, hidden = np.isfinite(seen.registration.register(seen.depth)), occluded(seen)
-    inner = cv2.erode(hidden.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    inner = np.asarray(cv2.erode(hidden.astype(np.uint8), np.ones((3, 3), np.uint8))) > 0
     assert inner.sum() > 50 and not known[inner].any()
     assert known[hidden].mean() < 0.1
 
