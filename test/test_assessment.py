@@ -121,6 +121,21 @@ def test_limits(limit: str, kept: float, broken: float, message: str) -> None:
     assert limited(broken)[0] == Level.OK  # an idle camera breaks no limit
 
 
+def test_a_slop_that_one_lost_image_makes_dangerous_is_told() -> None:
+    clock = Clock()
+    statistics = counting(clock)
+    run(statistics, clock, 90)
+    risky = replace(INPUTS, largest_slop=0.0156)
+    assert level(statistics, risky) == (
+        Level.WARN,
+        "slop is 16.3 ms, more than half the period, so that a lost image can put every later pair a frame off; "
+        "set slop to at most 15.6 ms, or to 0, or pairing to nearest",
+    )
+    assert level(statistics, replace(INPUTS, largest_slop=0.0163))[0] == Level.OK
+    clock.now += IDLE_SECONDS + 0.1
+    assert level(statistics, risky)[0] == Level.OK
+
+
 def test_a_rate_of_nothing_is_below_every_limit() -> None:
     """Pairs come, but nothing goes out."""
     clock = Clock()
@@ -171,7 +186,9 @@ def test_stamps_that_never_pair_are_a_warning() -> None:
         "no stamps of /camera/rgb (publisher /driver, reliable) and /camera/depth (no publisher) are within 16.3 ms; "
         "set the parameter slop",
     )
-    assert "16.3 ms, the newest are 3.250 s apart; set" in level(statistics, replace(INPUTS, apart=3.25))[1]
+    newest = replace(INPUTS, newest=(1_700_000_003_250_999_999, 1_700_000_000_000_000_001))
+    said = "16.3 ms; the newest of colour and depth: 1700000003.250 and 1700000000.000, 3.250 s apart; set"
+    assert said in level(statistics, newest)[1]
     clock.now += IDLE_SECONDS + 0.1
     assert level(statistics)[0] == Level.OK
 
@@ -205,6 +222,12 @@ def test_one_silent_topic_is_a_warning(missing: str, message: str) -> None:
         clock.now += 1 / 32
         statistics.received_rgb() if missing == "depth" else statistics.received_depth()
     assert level(statistics) == (Level.WARN, f"{message}; check that driver")
+    stamp = 1_700_000_000_500_000_000
+    one = replace(INPUTS, newest=(stamp, None) if missing == "depth" else (None, stamp))
+    seen = "1700000000.500 and none" if missing == "depth" else "none and 1700000000.500"
+    assert level(statistics, one) == (
+        Level.WARN, f"{message}; the newest of colour and depth: {seen}; check that driver"
+    )  # fmt: skip
 
 
 def test_a_camera_that_just_starts_is_no_fault() -> None:

@@ -243,6 +243,7 @@ def test_every_pair_is_upsampled(
         f"{target}: 60 messages copied, 12 colour and 12 depth frames, 12 pairs, 12 written to {OUTPUT}; dropped: none"
     )
     assert done.lines == []
+    assert re.split("[\r\n]+", done.err.strip())[-1].startswith(f"{OUTPUT}: 100%") and "12/12" in done.err
     outputs = decoded(target, OUTPUT)
     assert [t for t, _ in outputs] == [max(rgb_time(i), depth_time(i)) for i in range(FRAMES)]
     for i, (_, message) in enumerate(outputs):

@@ -52,6 +52,18 @@ def test_percentiles_of_the_latency() -> None:
     assert statistics.snapshot().latency_ms == (50.0, 95.0, 99.0)
 
 
+def test_percentiles_of_every_stage() -> None:
+    """A stage that only some frames have is told while one of them is in the window."""
+    clock = Clock()
+    statistics = counting(clock)
+    for milliseconds in range(101):
+        fill = {"fill": 9.0} if milliseconds == 0 else {}
+        statistics.published(0.0, 0.0, 0, stages={"average": float(milliseconds), **fill})
+    assert statistics.snapshot().stages_ms == {"average": (50.0, 95.0, 99.0), "fill": (9.0, 9.0, 9.0)}
+    clock.now += WINDOW_SECONDS + 1
+    assert statistics.snapshot().stages_ms == {}
+
+
 def test_age_of_the_stamps_and_difference_within_a_pair() -> None:
     clock = Clock()
     statistics = counting(clock)

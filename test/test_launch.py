@@ -188,6 +188,66 @@ def test_simulated_kinect_gives_upsampled_depth(tmp_path: Path, small_weights: P
     assert image.header.frame_id == "kinect_rgb", "the parameter file did not reach the camera"
 
 
+MANAGED = """
+import os
+from launch import LaunchDescription
+from launch.actions import EmitEvent, RegisterEventHandler
+from launch.event_handlers import OnProcessStart
+from launch.events import matches_action
+from launch_ros.actions import LifecycleNode
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from lifecycle_msgs.msg import Transition
+
+def generate_launch_description():
+    given = {"autostart": False, "device": "cpu", "warm_up_width": 0, "weights": os.environ["TEST_WEIGHTS"]}
+    node = LifecycleNode(
+        package="dkn_ros", executable="dkn_node", name="dkn_node", namespace="front", parameters=[given]
+    )
+    configure, activate = (
+        EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
+        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
+    )
+    configured = OnStateTransition(
+        target_lifecycle_node=node, start_state="configuring", goal_state="inactive", entities=[activate]
+    )
+    return LaunchDescription([
+        node,
+        RegisterEventHandler(OnProcessStart(target_action=node, on_start=[configure])),
+        RegisterEventHandler(configured),
+    ])
+"""
+"""A launch file of a user's, which manages the node."""
+
+
+@needs_launch
+@needs_rclpy
+def test_a_lifecycle_node_of_launch_ros_manages_it(
+    tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What test_lifecycle.py does by the lifecycle services, by the events of launch."""
+    from lifecycle_msgs.srv import GetState
+
+    domain = next_domain()
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    monkeypatch.setenv("TEST_WEIGHTS", str(small_weights))
+    file = tmp_path / "managed.launch.py"
+    file.write_text(MANAGED)
+    prefix = _install(
+        tmp_path / "prefix", {"dkn_node": "import sys; from dkn_ros.ros.node import main; sys.exit(main())"}
+    )
+    with _launched(prefix, file=file) as process, peer_in(domain) as peer:
+
+        def active() -> bool:
+            assert process.poll() is None
+            return (
+                str(peer.call(GetState, "/front/dkn_node/get_state", GetState.Request()).current_state.label)
+                == "active"
+            )
+
+        peer.until(active, "the node to be active")
+
+
 def _pattern(text: ast.AST) -> str:
     """A regular expression of a literal string or f-string."""
     if isinstance(text, ast.JoinedStr):
@@ -209,13 +269,15 @@ def _install(prefix: Path, programs: dict[str, str]) -> Path:
 
 
 @contextmanager
-def _launched(prefix: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """kinect.launch.py in a process of its own, interrupted at the end as by Ctrl-C."""
+def _launched(
+    prefix: Path, *arguments: str, file: Path = ROOT / "launch" / "kinect.launch.py"
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A launch file in a process of its own, interrupted at the end as by Ctrl-C."""
     path = os.pathsep.join(filter(None, [str(prefix), os.environ.get("AMENT_PREFIX_PATH", "")]))
     modules = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = os.environ | {"AMENT_PREFIX_PATH": path, "PYTHONPATH": modules, "ROS_LOG_DIR": str(prefix / "log")}
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN_LAUNCH, str(ROOT / "launch" / "kinect.launch.py"), *arguments],
+        [sys.executable, "-c", RUN_LAUNCH, str(file), *arguments],
         env=environment,
         start_new_session=True,
     )

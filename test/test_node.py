@@ -166,6 +166,8 @@ def test_diagnostics_of_a_working_node(bench: Bench) -> None:
     for key in ("rgb rate (Hz)", "depth rate (Hz)", "pair rate (Hz)", "output rate (Hz)", "latency p50 (ms)",
                 "latency p95 (ms)", "latency p99 (ms)", "slop (ms)"):  # fmt: skip
         assert float(status.values[key]) > 0, key
+    for stage, p in itertools.product(STAGES, ("p50", "p95", "p99")):
+        assert float(status.values[f"stage {stage} {p} (ms)"]) >= 0
     for key in ("dropped: rgb without depth", "dropped: depth without rgb", "rgb stamps of zero",
                 "depth stamps of zero", "clock jumps"):  # fmt: skip
         assert int(status.values[key]) >= 0, key
@@ -200,6 +202,7 @@ def test_missing_stream_is_named(bench: Bench) -> None:
     assert status.level == Level.WARN
     peer = "publisher /peer, reliable"
     assert status.message.startswith(f"images come on /in/rgb/image ({peer}) but not on /in/depth/image ({peer})")
+    assert re.search(r"; the newest of colour and depth: [0-9.]+ and [0-9.]+, [0-9.]+ s apart; check", status.message)
 
 
 # Before the depth comes.

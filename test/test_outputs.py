@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from harness import FRAME_ID, Bench, Status, image, needs_rclpy, next_domain, of_stamp, parameters, peer_in, running
 from numpy.typing import NDArray
 
-from dkn_ros.config import PipelineConfig
+from dkn_ros.config import NodeConfig, PipelineConfig
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.preview import Preview
 from dkn_ros.ros.messages import camera_info, read_depth, read_rgb, stamp_ns
+from dkn_ros.ros.outputs import Outputs, Sheet
+from dkn_ros.ros.views import Result
 
 pytestmark = needs_rclpy
 
@@ -234,3 +237,47 @@ def test_confidence_costs_nothing_while_nobody_listens(bench: Bench, listen: Lis
     bench.repeat(lambda: "confidence_ms" in stages(), "a frame with confidence")
     ear.close()
     bench.repeat(lambda: "confidence_ms" not in stages(), "a frame without it again")
+
+
+@pytest.mark.parametrize(
+    "topic",
+    ["depth/validity", "depth/confidence", "depth/preview", "depth/points", "depth/upsampled/compressedDepth"],
+)
+def test_each_wakes_the_node_and_is_made_alone(topic: str) -> None:
+    """In this process, where one sees what is made that nobody hears."""
+    from std_msgs.msg import Header
+
+    with peer_in(next_domain()) as peer:
+        outputs = Outputs(peer.node, NodeConfig(), lambda: None)
+        made: list[str] = []
+        sheet = Sheet()
+        for name, view in {**outputs._views, "depth/confidence": sheet.confidence}.items():
+            view.message = functools.partial(noted, made, name, view.message)  # type: ignore[method-assign]
+        depth, _ = outputs.begin(sheet, HEIGHT, WIDTH)
+        result = Result(Header(), colours(), depth, camera_info(WIDTH, HEIGHT, FOCAL, FRAME_ID))
+        result.depth.fill(2)
+
+        def publish() -> None:
+            _, confidence = outputs.begin(sheet, HEIGHT, WIDTH)
+            assert (confidence is None) == (topic != "depth/confidence" or not outputs.wanted)
+            outputs.publish(sheet, result)
+
+        assert not outputs.wanted
+        publish()
+        assert not made
+        heard: list[Any] = []
+        subscription = peer.node.create_subscription(outputs._views[topic].kind, topic, heard.append, 10)
+        peer.until(lambda: outputs.wanted, "the subscription to be seen")
+        publish()
+        assert made == [topic]
+        peer.until(lambda: heard, "the message")
+        peer.node.destroy_subscription(subscription)
+        peer.until(lambda: not outputs.wanted, "the end of the subscription to be seen")
+        publish()
+        assert made == [topic]
+        outputs.close()
+
+
+def noted(made: list[str], topic: str, message: Callable[..., Any], *given: Any) -> Any:
+    made.append(topic)
+    return message(*given)

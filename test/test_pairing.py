@@ -128,6 +128,18 @@ def test_after_a_lost_frame_approximate_time_pairs_a_frame_off_for_ever(make_mat
     assert off == [0] * 20 + [1] * 179
 
 
+@pytest.mark.parametrize("make_matcher", [*APPROXIMATE, NearestMatcher])
+def test_above_which_slop_that_can_happen(make_matcher: MakeMatcher) -> None:
+    heals = make_matcher is NearestMatcher
+    synchroniser = PairSynchroniser(lambda pair: None, 10, SLOP, make_matcher(10))
+    assert synchroniser.state().largest_slop_ns is None
+    for message in Camera(frames=20, offset=10 * MS).messages(random.Random(0)):
+        synchroniser.add(message.topic, message.stamp, message, message.arrival)
+    assert synchroniser.state().largest_slop_ns == (None if heals else PERIOD // 2)
+    synchroniser.set_slop(0.0)
+    assert heals or synchroniser.slop * 1e9 < PERIOD // 2
+
+
 @pytest.mark.parametrize("slop", (0.0, SLOP))
 def test_after_a_lost_frame_ours_loses_that_frame_only(slop: float) -> None:
     messages = without(Camera(offset=10 * MS).messages(random.Random(0)), RGB, 20)

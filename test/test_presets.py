@@ -43,6 +43,8 @@ class Driver:
     depth_size: tuple[int, int]
     info_frame: str = ""
     """Where it is not the image's."""
+    queue: int = 10
+    """QoS history depth; 10 is ROS's own."""
     output_info: str = "/depth/camera_info"
     stamped: bool = True
     registers: bool = False
@@ -64,36 +66,37 @@ DRIVERS = {
     ),
     "xtion": Driver(
         "/camera/rgb/image_raw", "/camera/rgb/camera_info", "/camera/depth/image_raw", "/camera/depth/camera_info",
-        "rgb8", "camera_rgb_optical_frame", "camera_rgb_optical_frame", (640, 480), (640, 480), smaller=2,
+        "rgb8", "camera_rgb_optical_frame", "camera_rgb_optical_frame", (640, 480), (640, 480), smaller=2, queue=1,
     ),
     "kinect2": Driver(
         "/kinect2/qhd/image_color_rect", QHD, "/kinect2/qhd/image_depth_rect", QHD,
-        "bgr8", K2_FRAME, K2_FRAME, (960, 540), (960, 540), smaller=4,
+        "bgr8", K2_FRAME, K2_FRAME, (960, 540), (960, 540), smaller=4, queue=5,
     ),
     "kinect2_hd": Driver(
         "/kinect2/hd/image_color_rect", HD, "/kinect2/hd/image_depth_rect", HD,
-        "bgr8", K2_FRAME, K2_FRAME, (1920, 1080), (1920, 1080), smaller=8,
+        "bgr8", K2_FRAME, K2_FRAME, (1920, 1080), (1920, 1080), smaller=8, queue=5,
     ),
     "kinect2_raw": Driver(
         "/kinect2/qhd/image_color", QHD, "/kinect2/sd/image_depth", "/kinect2/sd/camera_info",
-        "bgr8", K2_FRAME, "kinect2_ir_optical_frame", (960, 540), (512, 424), registers=True, smaller=4,
+        "bgr8", K2_FRAME, "kinect2_ir_optical_frame", (960, 540), (512, 424), registers=True, smaller=4, queue=5,
     ),
     "azure": Driver(
         "/rgb/image_raw", "/rgb/camera_info", "/depth/image_raw", "/depth/camera_info",
         "bgra8", "rgb_camera_link", "depth_camera_link", (1280, 720), (640, 576), output_info=AZURE, registers=True,
+        queue=1,
     ),
     "azure_aligned": Driver(
         "/rgb/image_raw", "/rgb/camera_info", "/depth_to_rgb/image_raw", "/depth_to_rgb/camera_info",
-        "bgra8", "rgb_camera_link", "rgb_camera_link", (1280, 720), (1280, 720), output_info=AZURE,
+        "bgra8", "rgb_camera_link", "rgb_camera_link", (1280, 720), (1280, 720), output_info=AZURE, queue=1,
     ),
     "realsense": Driver(
         f"{RS}/color/image_raw", f"{RS}/color/camera_info", f"{RS}/depth/image_rect_raw", f"{RS}/depth/camera_info",
-        "rgb8", RS_FRAME, RS_DEPTH, (1280, 720), (848, 480), registers=True,
+        "rgb8", RS_FRAME, RS_DEPTH, (1280, 720), (848, 480), registers=True, queue=1,
     ),
     "realsense_aligned": Driver(
         f"{RS}/color/image_raw", f"{RS}/color/camera_info",
         f"{RS}/aligned_depth_to_color/image_raw", f"{RS}/aligned_depth_to_color/camera_info",
-        "rgb8", RS_FRAME, RS_FRAME, (1280, 720), (1280, 720),
+        "rgb8", RS_FRAME, RS_FRAME, (1280, 720), (1280, 720), queue=1,
     ),
     "orbbec": Driver(
         "/camera/color/image_raw", "/camera/color/camera_info", "/camera/depth/image_raw", "/camera/depth/camera_info",
@@ -176,8 +179,9 @@ def test_preset(name: str, identity_weights: Path) -> None:
         node.wait_for_log("ready: ")
         probe.hear(node)
         for topic in (driver.rgb, driver.depth, driver.rgb_info, driver.depth_info):
-            reliabilities = {p.qos_profile.reliability.name for p in peer.node.get_publishers_info_by_topic(topic)}
-            assert reliabilities == {"RELIABLE"}, topic
+            offered = [p.qos_profile for p in peer.node.get_publishers_info_by_topic(topic)]
+            assert {(q.reliability.name, q.durability.name) for q in offered} == {("RELIABLE", "VOLATILE")}, topic
+        assert queue_of(peer) == driver.queue, "which the graph does not tell"
         status = Status(peer.until(lambda: _of_node(probe.diagnostics), "diagnostics of the node", node))
         assert camera.status is None and node.status is None
 
@@ -260,6 +264,14 @@ def test_two_cameras_share_nothing(identity_weights: Path) -> None:
     }  # fmt: skip
     assert all(service.startswith(("/front/", "/rear/")) for service in services)
     assert sum(map(len, files)) == len(set().union(*files)), f"a file that two processes write to: {files}"
+
+
+def queue_of(peer: Peer) -> int:
+    """History depth of the simulated camera's publishers."""
+    from rcl_interfaces.srv import GetParameters
+
+    request = GetParameters.Request(names=["queue_depth"])
+    return int(peer.call(GetParameters, "/sim_camera/get_parameters", request).values[0].integer_value)
 
 
 def _of_node(heard: list[Any]) -> Any:

@@ -30,7 +30,8 @@ class Level(enum.IntEnum):
 class Inputs:
     """What the node listens to: resolved topic names, and who publishes there with which QoS, in words.
 
-    slop: in use, seconds.  apart: between the newest stamps of both topics, seconds; None: not known.
+    slop: in use, seconds.  largest_slop: above it a lost image can put every later pair a frame off, seconds.
+    newest: stamps of both topics, or arrivals where these count, nanoseconds; None: not known.
     by_arrival: whether images are paired by their arrival because stamps are zero.
     asleep: why the node does not listen to them at the moment; empty if it does.
     """
@@ -40,7 +41,8 @@ class Inputs:
     depth_topic: str
     depth_publishers: str
     slop: float
-    apart: float | None = None
+    largest_slop: float = math.inf
+    newest: tuple[int | None, ...] = (None, None)
     by_arrival: bool = False
     asleep: str = ""
 
@@ -80,6 +82,7 @@ def findings(
         *beside,
         *(() if idle else _blind(now)),
         *(() if idle else _overload(now)),
+        *(() if idle else _slop(inputs)),
         *(() if idle else _limits(now, config)),
     ]
     return _worst_first(found)
@@ -127,16 +130,22 @@ def _unpaired(now: Snapshot, inputs: Inputs, config: NodeConfig) -> Iterator[Fin
     depth_comes = now.since_depth <= config.idle_seconds and now.unpaired_depth >= ENOUGH_UNPAIRED
     if rgb_comes and depth_comes:
         what = "arrivals" if inputs.by_arrival else "stamps"
-        apart = "" if inputs.apart is None else f", the newest are {inputs.apart:.3f} s apart"
-        topics = f"no {what} of {_rgb(inputs)} and {_depth(inputs)}"
-        yield Finding(
-            Level.WARN, "no pairs", f"{topics} are within {inputs.slop * 1e3:.1f} ms{apart}; set the parameter slop"
-        )
+        topics = f"no {what} of {_rgb(inputs)} and {_depth(inputs)} are within {inputs.slop * 1e3:.1f} ms"
+        yield Finding(Level.WARN, "no pairs", f"{topics}{_newest(inputs)}; set the parameter slop")
     elif rgb_comes or depth_comes:
         sending, silent = (_rgb(inputs), _depth(inputs)) if rgb_comes else (_depth(inputs), _rgb(inputs))
-        yield Finding(
-            Level.WARN, "images on one topic only", f"images come on {sending} but not on {silent}; check that driver"
-        )
+        text = f"images come on {sending} but not on {silent}{_newest(inputs)}; check that driver"
+        yield Finding(Level.WARN, "images on one topic only", text)
+
+
+def _newest(inputs: Inputs) -> str:
+    """The last stamps of colour and depth: by them one sees a clock that stands still or is another one."""
+    rgb, depth = inputs.newest
+    if rgb is None and depth is None:
+        return ""
+    seen = " and ".join("none" if stamp is None else _seconds(stamp) for stamp in inputs.newest)
+    apart = "" if rgb is None or depth is None else f", {_seconds(abs(rgb - depth))} s apart"
+    return f"; the newest of colour and depth: {seen}{apart}"
 
 
 def _blind(now: Snapshot) -> Iterator[Finding]:
@@ -155,6 +164,13 @@ def _overload(now: Snapshot) -> Iterator[Finding]:
         settings = "precision to int8, weights to fdkn-small or frames_at_once to 2"
         remedy = f"lower the camera's rate or size, or set on a CPU {settings}"
         yield Finding(Level.WARN, "overload", f"overloaded: {times}; {dropped}; {remedy}")
+
+
+def _slop(inputs: Inputs) -> Iterator[Finding]:
+    if inputs.slop > inputs.largest_slop:
+        why = "more than half the period, so that a lost image can put every later pair a frame off"
+        remedy = f"set slop to at most {1e3 * inputs.largest_slop:.1f} ms, or to 0, or pairing to nearest"
+        yield Finding(Level.WARN, "slop", f"slop is {1e3 * inputs.slop:.1f} ms, {why}; {remedy}")
 
 
 def _limits(now: Snapshot, config: NodeConfig) -> Iterator[Finding]:
@@ -177,3 +193,8 @@ def _rgb(inputs: Inputs) -> str:
 
 def _depth(inputs: Inputs) -> str:
     return f"{inputs.depth_topic} ({inputs.depth_publishers})"
+
+
+def _seconds(nanoseconds: int) -> str:
+    """By whole numbers: a float has no room for the milliseconds of a stamp of today and the nanoseconds besides."""
+    return f"{nanoseconds // 10**9}.{nanoseconds % 10**9 // 10**6:03}"

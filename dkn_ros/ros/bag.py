@@ -141,7 +141,7 @@ class _Conversion:
         self._pipeline, self._writer, self._info_topic = pipeline, writer, info_topic
         self._connections: dict[tuple[str, str], Connection] = {}
         self._pairs: list[Pair] = []
-        # message_filters, which the node takes where it is installed, gives the same pairs and would need rclpy.
+        # The node's own default policy.
         self._synchroniser = PairSynchroniser(self._pairs.append, config.queue_size, config.slop)
         self._registering = registering_of(config, lookup_in(bag, store))
         self._info_topics = {topics.camera_info: "rgb", topics.depth_info: "depth"}

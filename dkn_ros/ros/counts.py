@@ -10,7 +10,7 @@ import statistics
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -21,6 +21,7 @@ WINDOW_SECONDS = 5.0
 BUSY = "busy"
 """Reason of a pair dropped because a newer one came before the worker was free."""
 NAN = math.nan
+NO_STAGES: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Snapshot:
     since_*: seconds since the last of them; infinite if there was none.  unpaired_*: images since the last pair.
     blind: frames without any valid depth, in a row until now.
     overruns: in a row, until now.  overloaded: whether they are too many.
+    stages_ms: stage -> p50, p95 and p99 of the recent frames that had it.
     refusal: what was wrong with the last image refused.  failure: why no frame can be processed; empty if they can.
     """
 
@@ -66,6 +68,7 @@ class Snapshot:
     output_rate: float = NAN
     difference_ms: float = NAN
     processing_ms: float = NAN
+    stages_ms: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     rgb_jitter: Jitter = Jitter()
     depth_jitter: Jitter = Jitter()
     pair_jitter: Jitter = Jitter()
@@ -178,6 +181,7 @@ class Statistics:
         self._lock = threading.Lock()
         self._rgb, self._depth, self._pairs, self._published = _Events(), _Events(), _Events(), _Events()
         self._processing, self._delays = _Events(), _Events()
+        self._stages: defaultdict[str, _Events] = defaultdict(_Events)
         self._dropped: defaultdict[str, _Events] = defaultdict(_Events)
         self._overload = Overload()
         self._paired_rgb = self._paired_depth = 0  # images received up to the last pair
@@ -203,12 +207,18 @@ class Statistics:
             self._paired_rgb, self._paired_depth = self._rgb.total, self._depth.total
 
     def published(
-        self, latency_ms: float, processing_ms: float, stamp_ns: int, blind: bool = False, company: int = 1
+        self,
+        latency_ms: float,
+        processing_ms: float,
+        stamp_ns: int,
+        blind: bool = False,
+        stages: Mapping[str, float] = NO_STAGES,
+        company: int = 1,
     ) -> None:
         """A frame of that stamp was published; whatever stood in the way before no longer does.
 
         latency_ms: since its pair came.  processing_ms: that the worker spent on it.  blind: nothing of it is valid.
-        company: frames that were in work at once, this one included.
+        stages: milliseconds of each.  company: frames that were in work at once, this one included.
         """
         delay = (self._now_ns() - stamp_ns) / 1e9
         with self._lock:
@@ -216,6 +226,8 @@ class Statistics:
             self._published.add(now, latency_ms)
             self._processing.add(now, processing_ms)
             self._delays.add(now, delay)
+            for stage, milliseconds in stages.items():
+                self._stages[stage].add(now, milliseconds)
             self._overload.worked(processing_ms / 1e3, company)
             self._blind = self._blind + 1 if blind else 0
             self._failure = ""
@@ -242,17 +254,17 @@ class Statistics:
         with self._lock:
             now = self._clock()
             latencies, delays = self._published.values(now), self._delays.values(now)
-            p50, p95, p99 = np.percentile(latencies, (50, 95, 99)) if latencies else (NAN, NAN, NAN)
             worked = self._pairs.seconds(now)
             return Snapshot(
                 seconds=min(max(now - self._start, 1e-3), WINDOW_SECONDS),  # never 0: rates divide by it
                 recent=self._counts(lambda events: events.count(now)),
                 total=self._counts(lambda events: events.total),
-                latency_ms=(float(p50), float(p95), float(p99)),
+                latency_ms=_percentiles(latencies),
                 delay=(min(delays, default=NAN), max(delays, default=NAN)),
                 output_rate=self._published.count(now) / worked if worked >= 1.0 else NAN,
                 difference_ms=max(self._pairs.values(now), default=NAN),
                 processing_ms=statistics.median(self._processing.values(now) or [NAN]),
+                stages_ms={name: _percentiles(of) for name, s in self._stages.items() if (of := s.values(now))},
                 rgb_jitter=self._rgb.jitter(now),
                 depth_jitter=self._depth.jitter(now),
                 pair_jitter=self._pairs.jitter(now),
@@ -272,3 +284,9 @@ class Statistics:
     def _counts(self, count: Callable[[_Events], int]) -> Counts:
         dropped = {reason: count(events) for reason, events in self._dropped.items()}
         return Counts(count(self._rgb), count(self._depth), count(self._pairs), count(self._published), dropped)
+
+
+def _percentiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """p50, p95 and p99; NaN where there are none."""
+    p50, p95, p99 = np.percentile(values, (50, 95, 99)) if values else (NAN, NAN, NAN)
+    return float(p50), float(p95), float(p99)

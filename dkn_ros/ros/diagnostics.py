@@ -28,15 +28,15 @@ def status_values(now: Snapshot, sync: SyncState, slop: float, synchroniser: str
     jitters = {"rgb": now.rgb_jitter, "depth": now.depth_jitter, "pair": now.pair_jitter, "output": now.output_jitter}
     unmatched_rgb, unmatched_depth = sync.unmatched
     zero_rgb, zero_depth = sync.zero_stamps
-    latency = zip(("p50", "p95", "p99"), now.latency_ms, strict=True)
     return {
         **_of_diagnostic_updater(now, config),
         "rgb rate (Hz)": f"{now.recent.rgb / now.seconds:.2f}",
         "depth rate (Hz)": f"{now.recent.depth / now.seconds:.2f}",
         "pair rate (Hz)": f"{now.recent.pairs / now.seconds:.2f}",
         "output rate (Hz)": f"{now.recent.published / now.seconds:.2f}",
-        **{f"latency {name} (ms)": f"{value:.2f}" for name, value in latency},
+        **_percentiles("latency", now.latency_ms),
         "processing (ms)": f"{now.processing_ms:.2f}",
+        **{key: v for name, of in now.stages_ms.items() for key, v in _percentiles(f"stage {name}", of).items()},
         "overruns in a row": str(now.overruns),
         **{key: value for name, jitter in jitters.items() for key, value in _jitter(name, jitter).items()},
         "pairs": str(now.total.pairs),
@@ -79,6 +79,10 @@ def _of_diagnostic_updater(now: Snapshot, config: NodeConfig) -> dict[str, str]:
 
 def _jitter(name: str, jitter: Jitter) -> dict[str, str]:
     return {f"{name} jitter mean (ms)": f"{jitter.mean:.2f}", f"{name} jitter largest (ms)": f"{jitter.largest:.2f}"}
+
+
+def _percentiles(name: str, values: tuple[float, float, float]) -> dict[str, str]:
+    return {f"{name} {p} (ms)": f"{v:.2f}" for p, v in zip(("p50", "p95", "p99"), values, strict=True)}
 
 
 def _milliseconds(nanoseconds: int | None) -> str:

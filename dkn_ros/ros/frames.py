@@ -148,15 +148,18 @@ class Frames:
         stages = {name: ms for name, ms in enhanced.timings.items() if name != "whole"}
         if guidance:
             stages["early"] = guidance.milliseconds
+        stages = {"receive": 1e3 * (read - start), **stages}
         if len(self._pipelines) > 1:
             stages["wait"] = 1e3 * (first - done)
+        stages["publish"] = 1e3 * (end - first)
         worked_ms = 1e3 * (end - start - (first - done)) + stages.get("early", 0.0)
-        self._statistics.published(latency_ms, worked_ms, stamp_ns(header.stamp), enhanced.blind, turn.company)
+        stamp = stamp_ns(header.stamp)
+        self._statistics.published(latency_ms, worked_ms, stamp, enhanced.blind, stages, turn.company)
         self._outputs.publish_timing(
             timing_array(
                 header.stamp,
                 str(pipeline.device),
-                {"receive": 1e3 * (read - start), **stages, "publish": 1e3 * (end - first)},
+                stages,
                 total_ms=1e3 * (end - start),
                 latency_ms=latency_ms,
                 pair_difference_ms=pair.difference_ms,

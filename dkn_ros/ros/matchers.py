@@ -64,6 +64,10 @@ class Matcher(ABC):
         """Go by what is known of the streams now.  slop_ns: as the user set it; 0: just below half the period."""
         self.slop_ns = slop_ns or int(REACH * rhythm.period)
 
+    def largest_slop_ns(self, rhythm: Rhythm) -> int | None:
+        """Above this slop a lost message can put every later pair a frame off; None: above none, or not known."""
+        return rhythm.period // 2 if any(rhythm.periods) else None
+
     @abstractmethod
     def add(self, topic: int, stamp_ns: int, message: Any) -> Pair | None:
         """Queue a message of `topic` (RGB or DEPTH); the pair that it completes, which has then left the queues."""
@@ -99,6 +103,10 @@ class NearestMatcher(Matcher):
         self._offset_ns = rhythm.offset or 0
         self._reach_ns = half if slop_ns == 0 or rhythm.offset is not None else slop_ns
         self.slop_ns = slop_ns or half + abs(self._offset_ns)
+
+    def largest_slop_ns(self, rhythm: Rhythm) -> int | None:
+        """None: no slop puts it off."""
+        return None
 
     def add(self, topic: int, stamp_ns: int, message: Any) -> Pair | None:
         """The pair that the message completes, by the rules at the top of this file."""

@@ -5,6 +5,7 @@ Published   /diagnostics
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,8 @@ class Monitor:
             self._depth.name,
             view.publishers[self._depth.name],
             synchroniser.slop,
-            _apart(sync.newest_ns),
+            math.inf if sync.largest_slop_ns is None else sync.largest_slop_ns / 1e9,
+            sync.newest_ns,
             sync.by_arrival,
             asleep,
         )
@@ -123,8 +125,3 @@ def about_pipeline(pipeline: Pipeline) -> dict[str, str]:
         "model": pipeline.card.model,
         "weights": f"{pipeline.card.name} {pipeline.card.sha256[:12]}",
     }
-
-
-def _apart(newest_ns: tuple[int | None, ...]) -> float | None:
-    rgb, depth = newest_ns
-    return None if rgb is None or depth is None else abs(rgb - depth) / 1e9

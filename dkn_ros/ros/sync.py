@@ -32,6 +32,7 @@ class SyncState:
     clock_jumps: how often the stamps went back and pairing started anew.
     newest_ns: stamps, or arrivals where these count.  periods_ns, offset_ns: measured; the offset is depth stamp less
     colour stamp.  difference_ns: the same of the latest pair.  None: not known, or no constant one.
+    largest_slop_ns: above it a lost message can put every later pair a frame off.  None: above none, or not known.
     """
 
     received: tuple[int, ...] = (0, 0)
@@ -44,6 +45,7 @@ class SyncState:
     periods_ns: tuple[int | None, ...] = (None, None)
     offset_ns: int | None = None
     difference_ns: int | None = None
+    largest_slop_ns: int | None = None
 
     @property
     def unmatched(self) -> tuple[int, ...]:
@@ -152,6 +154,7 @@ class PairSynchroniser:
                 periods_ns=tuple(self._rhythm.periods),
                 offset_ns=self._rhythm.offset,
                 difference_ns=self._difference_ns,
+                largest_slop_ns=self._matcher.largest_slop_ns(self._rhythm),
             )
 
     def rest(self) -> None:
