@@ -129,7 +129,7 @@ def test_a_slop_that_one_lost_image_makes_dangerous_is_told() -> None:
     assert level(statistics, risky) == (
         Level.WARN,
         "slop is 16.3 ms, more than half the period, so that a lost image can put every later pair a frame off; "
-        "set slop to at most 15.6 ms, or to 0, or pairing to nearest",
+        "set slop to at most 0.015, or to 0, or pairing to nearest",
     )
     assert level(statistics, replace(INPUTS, largest_slop=0.0163))[0] == Level.OK
     clock.now += IDLE_SECONDS + 0.1

@@ -169,7 +169,8 @@ def _overload(now: Snapshot) -> Iterator[Finding]:
 def _slop(inputs: Inputs) -> Iterator[Finding]:
     if inputs.slop > inputs.largest_slop:
         why = "more than half the period, so that a lost image can put every later pair a frame off"
-        remedy = f"set slop to at most {1e3 * inputs.largest_slop:.1f} ms, or to 0, or pairing to nearest"
+        largest = math.floor(1e3 * inputs.largest_slop) / 1e3  # seconds, as the parameter is
+        remedy = f"set slop to at most {largest:g}, or to 0, or pairing to nearest"
         yield Finding(Level.WARN, "slop", f"slop is {1e3 * inputs.slop:.1f} ms, {why}; {remedy}")
 
 
