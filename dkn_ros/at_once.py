@@ -1,9 +1,9 @@
 """How many frames are worked on at once, on a CPU.
 
-The threads of a frame meet some sixty times, at the end of every layer and loop, and wait there for the slowest: where
-other processes want the cores too, as on a robot, one that was put aside holds all of them.  Frames of their own do not
-wait for each other.  A frame that is alone takes all threads, so that it is done soonest; one that begins while others
-are in work takes its share of them.
+The threads of a frame meet at the end of every layer and loop, and wait there for the slowest: where other processes
+want the cores too, as on a robot, one that was put aside holds all of them.  Frames of their own do not wait for each
+other.  A frame that is alone takes all threads, so that it is done soonest; one that begins while others are in work
+takes its share of them.
 
     one at a time   |=== 1 ===|=== 3 ===|=== 5 ===|          each on 2 threads; 2 and 4 are dropped
     two at once     |====== 1 ======|====== 3 ======|        each on 1 thread
