@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -89,7 +90,7 @@ class Worker(Generic[Item]):
                 self._taken += 1
                 number = self._taken
                 self._in_work.append(number)
-                turn = Turn(thread, len(self._in_work), lambda number=number: self._wait(number))  # type: ignore[misc]
+                turn = Turn(thread, len(self._in_work), partial(self._wait, number))
             try:
                 if item is not None:
                     self._work(item, turn)
