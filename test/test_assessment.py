@@ -8,7 +8,7 @@ import pytest
 from counting import Clock, counting, run
 
 from dkn_ros.config import NodeConfig
-from dkn_ros.ros.assessment import Finding, Inputs, Level, assess, findings
+from dkn_ros.ros.assessment import Finding, Inputs, Level, Work, assess, findings
 from dkn_ros.ros.counts import Counts, Jitter, Snapshot, Statistics
 
 IDLE_SECONDS = 2.0
@@ -76,9 +76,12 @@ def test_overload_and_its_end() -> None:
     assert level(statistics) == (
         Level.WARN,
         "overloaded: a frame takes 60 ms, pairs come every 31 ms; 80 of 160 pairs dropped in the last 5 s; "
-        "lower the camera's rate or size, "
-        "or set on a CPU precision to int8, weights to fdkn-small or frames_at_once to 2",
+        "lower the camera's rate or size",
     )
+    open_yet = Work(2, ["precision to int8", "weights to fdkn-small"])
+    (found,) = findings(statistics.snapshot(), INPUTS, CONFIG, work=open_yet)
+    assert found.text.startswith("overloaded: a frame takes 60 ms, 2 are in work at once, pairs come every 31 ms; ")
+    assert found.text.endswith("rate or size, or set precision to int8 or weights to fdkn-small")
     run(statistics, clock, 10)
     assert level(statistics)[0] == Level.OK
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ from harness import (
     stamp,
 )
 
+from dkn_ros.config import PipelineConfig
+from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros.assessment import Level
 from dkn_ros.ros.messages import camera_info, stamp_ns
+from dkn_ros.ros.monitor import faster
 
 pytestmark = needs_rclpy
 
@@ -199,6 +203,16 @@ def test_device_memory_and_model_are_told(bench: Bench) -> None:
     assert values["rgb publishers"] == values["depth publishers"] == "publisher /peer, reliable"
 
 
+def test_only_what_is_not_set_yet_is_advised(small_weights: Path) -> None:
+    pipeline = Pipeline(PipelineConfig(weights=str(small_weights), device="cpu", precision="float32", threads=2))
+    assert faster(pipeline, 1) == ["precision to int8", "weights to fdkn-small", "frames_at_once to 2"]
+    assert faster(pipeline, 2) == ["precision to int8", "weights to fdkn-small"]
+    pipeline.config = replace(pipeline.config, precision="int8")
+    pipeline.card = replace(pipeline.card, name="fdkn-small")
+    pipeline.threads = 1  # on one core two frames take twice as long each
+    assert faster(pipeline, 1) == []
+
+
 def test_overload_is_told_and_its_end(bench: Bench) -> None:
     depth = image("16UC1", np.full((120, 160), 1500, np.uint16))
     rgb = image("mono8", np.full((480, 640), 90, np.uint8))  # so that it is the work that takes long, not the way there
@@ -216,7 +230,10 @@ def test_overload_is_told_and_its_end(bench: Bench) -> None:
     assert status.level == Level.WARN
     assert status.count("dropped: busy") > 0
     assert float(status.values["processing (ms)"]) > 0
-    assert "lower the camera's rate or size" in status.message
+    in_work = status.values["frames at once"]
+    told = f", {in_work} are in work at once" if in_work != "1" else ""
+    assert f" ms{told}, pairs come every " in status.message
+    assert "lower the camera's rate or size, or set " in status.message
     bench.process.wait_for_log("overloaded: a frame takes ")
 
     def rest() -> bool:

@@ -48,6 +48,17 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Work:
+    """How the node works on its frames.
+
+    at_once: how many of them.  faster: settings that would make it faster and are not set yet, see `monitor.faster`.
+    """
+
+    at_once: int = 1
+    faster: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something that is not as it should be.
 
@@ -66,6 +77,7 @@ def findings(
     config: NodeConfig,
     unheard: Sequence[Finding] = (),
     beside: Sequence[Finding] = (),
+    work: Work | None = None,
 ) -> list[Finding]:
     """All that is wrong, the most important first.
 
@@ -81,7 +93,7 @@ def findings(
         *(_unpaired(now, inputs, config) if idle and not unheard else ()),
         *beside,
         *(() if idle else _blind(now)),
-        *(() if idle else _overload(now)),
+        *(() if idle else _overload(now, work or Work())),
         *(() if idle else _slop(inputs)),
         *(() if idle else _limits(now, config)),
     ]
@@ -155,14 +167,15 @@ def _blind(now: Snapshot) -> Iterator[Finding]:
         yield Finding(Level.WARN, "images without any valid depth", text)
 
 
-def _overload(now: Snapshot) -> Iterator[Finding]:
+def _overload(now: Snapshot, work: Work) -> Iterator[Finding]:
     if now.overloaded:
         busy = now.recent.dropped.get(BUSY, 0)
         dropped = f"{busy} of {now.recent.pairs} pairs dropped in the last {now.seconds:.0f} s"
         frame = "no frame was done" if math.isnan(now.processing_ms) else f"a frame takes {now.processing_ms:.0f} ms"
-        times = f"{frame}, pairs come every {now.pair_jitter.interval:.0f} ms"
-        settings = "precision to int8, weights to fdkn-small or frames_at_once to 2"
-        remedy = f"lower the camera's rate or size, or set on a CPU {settings}"
+        several = f", {work.at_once} are in work at once" if work.at_once > 1 else ""
+        times = f"{frame}{several}, pairs come every {now.pair_jitter.interval:.0f} ms"
+        settings = f", or set {' or '.join(work.faster)}" if work.faster else ""
+        remedy = f"lower the camera's rate or size{settings}"
         yield Finding(Level.WARN, "overload", f"overloaded: {times}; {dropped}; {remedy}")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dkn_ros.config import NodeConfig
-from dkn_ros.ros.assessment import Finding, Inputs, Level, assess, findings
+from dkn_ros.ros.assessment import Finding, Inputs, Level, Work, assess, findings
 from dkn_ros.ros.counts import Statistics
 from dkn_ros.ros.diagnostics import diagnostic_array, status_values
 from dkn_ros.ros.peers import CAMERA_INFO, IMAGE, Peers, Qos, Topic
@@ -72,6 +72,7 @@ class Monitor:
         device: str,
         asleep: str,
         notes: Sequence[str],
+        work: Work,
     ) -> None:
         """Look, log and publish.
 
@@ -91,7 +92,7 @@ class Monitor:
             asleep,
         )
         devices = [Finding(Level.WARN, f"device: {note}", note, counted=False) for note in notes]
-        found = findings(now, inputs, config, view.unheard, [*devices, *view.beside])
+        found = findings(now, inputs, config, view.unheard, [*devices, *view.beside], work)
         self._log(found)
         values = status_values(now, sync, synchroniser.slop, synchroniser.name, config)
         values |= {"rgb publishers": inputs.rgb_publishers, "depth publishers": inputs.depth_publishers, **about}
@@ -110,6 +111,18 @@ class Monitor:
         for key in self._logged.keys() - logged.keys():
             self._node.get_logger().info(f"over: {key}")
         self._logged = logged
+
+
+def faster(pipeline: Pipeline, at_once: int) -> list[str]:
+    """Parameters, each with the value that would make the node faster on a CPU, as far as they are not set."""
+    if pipeline.device.type != "cpu":
+        return []
+    settings = {
+        "precision to int8": pipeline.config.precision != "int8",
+        "weights to fdkn-small": pipeline.card.name != "fdkn-small",
+        "frames_at_once to 2": at_once < 2 <= pipeline.threads,
+    }
+    return [setting for setting, open_yet in settings.items() if open_yet]
 
 
 def about_pipeline(pipeline: Pipeline) -> dict[str, str]:

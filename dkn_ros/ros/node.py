@@ -27,14 +27,14 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from dkn_ros.config import NodeConfig, PipelineConfig
 from dkn_ros.ros import parameters
-from dkn_ros.ros.assessment import Level
+from dkn_ros.ros.assessment import Level, Work
 from dkn_ros.ros.counts import Statistics
 from dkn_ros.ros.distro import answering
 from dkn_ros.ros.frames import Frames
 from dkn_ros.ros.managed import ManagedNode
 from dkn_ros.ros.matchers import Pair
 from dkn_ros.ros.messages import registration
-from dkn_ros.ros.monitor import Monitor, about_pipeline
+from dkn_ros.ros.monitor import Monitor, about_pipeline, faster
 from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs
 from dkn_ros.ros.process import on_signals, run
 from dkn_ros.ros.qos import qos
@@ -267,7 +267,10 @@ class DknNode(ManagedNode):
             return
         asleep = "" if self._inputs else self._asleep()
         device, notes = str(pipeline.device), pipeline.notes
-        self.monitor.report(self.config, self.statistics, e.synchroniser, lifecycle | about, device, asleep, notes)
+        work = Work(len(e.pipelines), faster(pipeline, len(e.pipelines)))
+        self.monitor.report(
+            self.config, self.statistics, e.synchroniser, lifecycle | about, device, asleep, notes, work
+        )
 
     def _at_rest(self) -> tuple[Level, str]:
         if self.complaint:
