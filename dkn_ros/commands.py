@@ -20,9 +20,11 @@ from typing import Any
 from dkn_ros.config import BagConfig, DemoConfig, PipelineConfig
 from dkn_ros.settings import chosen, settings_of
 
-ENHANCE_FLAGS = ("weights", "device", "precision", "threads", "min_depth", "max_depth", "fill_distance")
-EVALUATE_FLAGS = ("device", "threads", "depth_resolution")
+ENHANCE_FLAGS = ("weights", "device", "precision", "threads", "min_depth", "max_depth", "fill_distance", "align_colour")
+EVALUATE_FLAGS = ("device", "threads", "depth_resolution", "align_colour")
 BENCHMARK_FLAGS = ("weights", "device", "threads")
+
+MISREGISTERED = "by their edges colour and depth lie {}; the colour was moved for the network, the depth was not"
 
 
 def enhance(given: argparse.Namespace) -> int:
@@ -48,6 +50,8 @@ def enhance(given: argparse.Namespace) -> int:
         enhanced = pipeline.enhance(rgb, depth)
         write_depth(output, enhanced.depth)
         print(f"{enhanced.valid.mean():.1%} of the pixels valid, {enhanced.timings['whole']:.0f} ms", file=sys.stderr)
+        if pipeline.misregistered:
+            print(f"dkn enhance: {MISREGISTERED.format(pipeline.misregistered)}", file=sys.stderr)
         for explained in explanations:
             from dkn_ros import figures_kernels  # matplotlib takes its time: only for those who want a picture
 
@@ -98,6 +102,8 @@ def bag(given: argparse.Namespace) -> int:
     print(report)
     for loss in report.losses:
         print(f"dkn bag: {loss}", file=sys.stderr)
+    if report.misregistered:
+        print(f"dkn bag: {MISREGISTERED.format(report.misregistered)}", file=sys.stderr)
     if report.first_refusal:
         print(f"dkn bag: not upsampled: {report.first_refusal}", file=sys.stderr)
     return 0 if report.complete else 1
@@ -125,7 +131,7 @@ def evaluate(given: argparse.Namespace) -> int:
         for source in sources
         for precision in precisions
     ]
-    networks, baselines, about = select(pipelines, given.baselines.split(","))
+    networks, baselines, about = select(pipelines, given.baselines.split(","), given.sequence)
     blocks = evaluate(
         networks,
         baselines,

@@ -59,6 +59,11 @@ class PipelineConfig(Settings):
         choices=("auto", "all", "top"),
         live=True,
     )
+    align_colour: bool = setting(
+        True,
+        "where their edges say that both are not registered, move the colour for the network; the depth stays",
+        live=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,7 @@ def _full_pass(pipeline: Pipeline, rgb: NDArray[np.uint8], depth: NDArray) -> _P
     metres = pipeline.metres(depth, (rgb.shape[0], rgb.shape[1]))
     if np.isnan(metres).all():
         raise ValueError("depth holds no valid pixel, so no pixel can be explained; wanted: at least one")
+    rgb = pipeline.guide(rgb, metres)
     _, target = pipeline.prepare(rgb, metres, pipeline.guess(rgb, metres))
     height, width = target.image.shape
     padded, guidance_heads, target_heads = pipeline.heads(shrink(rgb, width, height), target)

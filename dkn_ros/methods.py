@@ -20,13 +20,14 @@ REFERENCE = "bicubic"
 
 
 def select(
-    pipelines: Sequence[Pipeline], baselines: Sequence[str]
+    pipelines: Sequence[Pipeline], baselines: Sequence[str], sequence: bool = False
 ) -> tuple[dict[str, Method], dict[str, Method], dict[str, str]]:
     """The methods of `evaluate` by name: networks and baselines, and what each is.
 
     baselines: of bicubic (which `evaluate` always has), guided, jbu and fgs, or none.  Weights that are there in
-    several number types carry these in their names.  Raises ValueError for others, for weights that are given twice,
-    and if OpenCV lacks the filters.
+    several number types carry these in their names.  sequence: whether frames follow each other in time; else each is
+    taken as the first of its camera, so that no result depends on which came before.  Raises ValueError for others, for
+    weights that are given twice, and if OpenCV lacks the filters.
     """
     wanted = [name for name in baselines if name not in (REFERENCE, "none")]
     unknown = sorted(set(wanted) - set(BASELINES))
@@ -46,7 +47,7 @@ def select(
         name = f"{card.name} {card.sha256[:8]}{suffix}" if taken else f"{card.name}{suffix}"
         if name in about or taken.endswith(card.sha256):
             raise ValueError(f"weights {card.name} are given twice, both in {kind}; wanted: each once")
-        networks[name] = _network(pipeline)
+        networks[name] = _network(pipeline, sequence)
         about[name] = f"{card.file}, sha256 {card.sha256}"
     return networks, {name: BASELINES[name] for name in wanted}, about
 
@@ -64,5 +65,10 @@ def twins(pipelines: Sequence[Pipeline], networks: Sequence[str]) -> dict[str, s
     return found
 
 
-def _network(pipeline: Pipeline) -> Method:
-    return lambda rgb, low: pipeline.enhance(rgb, low).depth
+def _network(pipeline: Pipeline, sequence: bool) -> Method:
+    def enhanced(rgb: NDArray[np.uint8], low: FloatImage) -> FloatImage:
+        if not sequence:
+            pipeline.forget_camera()
+        return pipeline.enhance(rgb, low).depth
+
+    return enhanced

@@ -11,6 +11,8 @@ finds there is what fills them.
 from __future__ import annotations
 
 import copy
+import dataclasses
+import time
 
 import numba
 import numpy as np
@@ -22,7 +24,6 @@ from dkn_ros.buffers import Buffers
 from dkn_ros.clock import StageClock
 from dkn_ros.confidence import confidence as write_confidence
 from dkn_ros.config import PipelineConfig
-from dkn_ros.depth import check_depth, to_metres
 from dkn_ros.device import available_cores, cuda_state, resolve_threads
 from dkn_ros.engine import Engine, Way, activated, check_precision
 from dkn_ros.fallback import Ladder, ways_of
@@ -30,22 +31,13 @@ from dkn_ros.flying import forget_flying
 from dkn_ros.frame import Enhanced, Guidance, check_out
 from dkn_ros.gpu.device_frames import OnDevice
 from dkn_ros.gpu.work import Outputs
+from dkn_ros.intake import Intake
 from dkn_ros.models.fdkn import Heads, pad
+from dkn_ros.passes import filter_target, guess_holes
 from dkn_ros.postprocess import LEAST_SHARE, back_project, forget_beyond, reach
-from dkn_ros.preprocess import (
-    Target,
-    check_rgb,
-    coarse_size,
-    guidance_image,
-    pool,
-    shrink,
-    target_image,
-    working_size,
-)
+from dkn_ros.preprocess import Target, check_rgb, guidance_image, shrink, target_image, working_size
 from dkn_ros.registration import Registration
 from dkn_ros.resampling import resample
-from dkn_ros.resolution import Resolution, covered_size, covering
-from dkn_ros.sampling.fused import Finish
 from dkn_ros.traits import traits_of
 from dkn_ros.weights import load_model
 
@@ -80,8 +72,8 @@ class Pipeline:
 
         self._ladder = Ladder(ways, engine, self.config.precision, notes)
         self._buffers = Buffers()
-        self._resolution = Resolution(self.config.depth_resolution)
-        self._on_device = OnDevice(self.card, self._resolution, self._ladder.note)
+        self._intake = Intake(self.config.depth_resolution)
+        self._on_device = OnDevice(self.card, self._intake.resolution, self._ladder.note)
 
     @property
     def engine(self) -> Engine:
@@ -108,6 +100,11 @@ class Pipeline:
         """What went wrong with devices and how it went on, a line each, oldest first; any frame may add to them."""
         return tuple(self._ladder.notes)
 
+    @property
+    def misregistered(self) -> str:
+        """How far colour and depth lie apart, and how the colour is moved for it; empty where they do not."""
+        return self._intake.misregistered(self.config)
+
     def check(self, config: PipelineConfig) -> None:
         """Raise ValueError unless `config` can be taken with the next frame; one line that says why not."""
         check_precision(config.precision, self.device)
@@ -115,16 +112,21 @@ class Pipeline:
     def beside(self) -> Pipeline:
         """Another pipeline with the same engine, for a thread that works at the same time, on a CPU; see `at_once`.
 
-        What form the depth has it finds out for itself, and its `config` is its own.
+        What form the depth has, and how the colour lies on it, it finds out for itself, and its `config` is its own.
         """
         other = copy.copy(self)
-        other._buffers, other._resolution = Buffers(), Resolution(self.config.depth_resolution)
-        other._on_device = OnDevice(self.card, other._resolution, self._ladder.note)
+        other._buffers, other._intake = Buffers(), Intake(self.config.depth_resolution)
+        other._on_device = OnDevice(self.card, other._intake.resolution, self._ladder.note)
         return other
+
+    def forget_camera(self) -> None:
+        """The next frame is of another camera: how its colour lies on its depth is to be found out anew."""
+        self._intake.aligner.forget()
 
     def release(self) -> None:
         """Free the arrays that are kept for the next frame; it will make them anew."""
         self._buffers = Buffers()
+        self._intake.release()
         self._on_device.leave()
 
     def enhance(
@@ -168,22 +170,26 @@ class Pipeline:
     ) -> Enhanced:
         frames = self._on_device.frames(self.engine)
         if frames is not None:
-            return frames.enhance(self.config, rgb, depth, guidance, Outputs(out, confidence), registration)
+            seen, align_ms = self._guided_on_host(rgb, depth, registration)
+            early = guidance if seen is rgb else None
+            made = frames.enhance(self.config, seen, depth, early, Outputs(out, confidence), registration)
+            timings = {"align": align_ms, **made.timings, "whole": made.timings["whole"] + align_ms}
+            return dataclasses.replace(made, timings=timings)
+        clock, buffers, engine, intake = StageClock(self.device), self._buffers, self.engine, self._intake
         height, width = rgb.shape[:2]
-        clock, buffers, engine = StageClock(self.device), self._buffers, self.engine
         if registration is not None:
             with clock.stage("register"):
-                check_depth(depth)
-                metres = to_metres(depth, out=buffers.array("as sent", depth.shape))
-                depth = registration.register(metres, buffers=buffers.part("registered"))
+                depth = intake.registered(depth, registration)
         with clock.stage("preprocess"):
-            metres = self.metres(depth, (height, width))
+            metres = intake.metres(self.config, depth, (height, width))
             blind = bool(np.isnan(metres, out=buffers.array("unknown", metres.shape, np.bool_)).all())
         if blind:
             out.fill(np.nan)
             if confidence is not None:
                 confidence.fill(0)
             return Enhanced(out, clock.timings(), blind=True)
+        with clock.stage("align"):
+            rgb = self.guide(rgb, metres)
         with clock.stage("fill"):
             guess = self.guess(rgb, metres)
         size = self._working_size(rgb, metres)
@@ -197,7 +203,8 @@ class Pipeline:
         direct = size == (height, width)
         farthest, last = self.config.fill_distance, direct and share < LEAST_SHARE
         result = out if direct else buffers.array("result", size)
-        self._filter(guidance_heads, target, farthest if last else np.inf, buffers, result, clock)
+        reaching = farthest if last else np.inf
+        filter_target(engine, self.card, guidance_heads, target, reaching, buffers, result, clock)
         with clock.stage("postprocess"):
             if share >= LEAST_SHARE:
                 back_project(result, metres, share, buffers)
@@ -229,24 +236,19 @@ class Pipeline:
         frames = self._on_device.frames(engine)
         if frames is not None:
             return frames.look(self.config, rgb, depth_size, registration)
-        if registration is not None:
-            depth_size = registration.grid_size(depth_size)
-        rows, columns = covered_size(self._resolution.size(depth_size), rgb.shape[:2], self.config.depth_covers)
-        size = working_size(rgb.shape[:2], (rows, columns), self.card.ratios)
+        colour = rgb.shape[0], rgb.shape[1]
+        metres_size = self._intake.metres_size(self.config, depth_size, colour, registration)
+        size = working_size(colour, metres_size, self.card.ratios)
         heads = engine.look(rgb, size, self._buffers)
         return Guidance(rgb, size, heads, clock.timings()["whole"], engine)
 
     def metres(self, depth: NDArray, colour: tuple[int, int]) -> FloatImage:
-        """Depth as the network gets it: float32 metres, NaN invalid, on the grid of its measurements, see `resolution`.
+        """See `Intake.metres`; as in `enhance`, with the settings in use."""
+        return self._intake.metres(self.config, depth, colour)
 
-        depth: as in `enhance`.  colour: height and width of the colour image.  The result lasts until the next frame.
-        """
-        check_depth(depth)
-        metres = self._buffers.array("metres", depth.shape)
-        to_metres(depth, self.config.min_depth, self.config.max_depth, metres)
-        return covering(
-            self._resolution.reduced(metres, self._buffers), colour, self.config.depth_covers, self._buffers
-        )
+    def guide(self, rgb: NDArray[np.uint8], metres: FloatImage) -> NDArray[np.uint8]:
+        """See `Intake.guide`; the image itself where there is no need to."""
+        return self._intake.guide(rgb, metres) if self._intake.aligns(self.config) else rgb
 
     def prepare(
         self, rgb: NDArray[np.uint8], metres: FloatImage, guess: FloatImage | None = None
@@ -260,25 +262,8 @@ class Pipeline:
         return guidance, target_image(metres, width, height, guess)
 
     def guess(self, rgb: NDArray[np.uint8], metres: FloatImage) -> FloatImage | None:
-        """hxw metres that probably belong in the holes, from a pass of the network on a small grid.
-
-        On the colour grid it moves depth by 7 pixels, which does not reach across an occlusion shadow.  None if there
-        are no holes or the network was not taught about them.  The result lasts until the next frame.
-        """
-        if not self.model.options.validity:
-            return None
-        if not np.isnan(metres, out=self._buffers.array("unknown", metres.shape, np.bool_)).any():
-            return None
-        buffers = self._buffers.part("coarse")
-        height, width = coarse_size(rgb.shape[:2], metres.shape)
-        pooled = pool(metres, width, height, buffers)
-        if np.isnan(pooled, out=buffers.array("blank", pooled.shape, np.bool_)).all():
-            return None
-        target = target_image(pooled, width, height, buffers=buffers)
-        heads = self.engine.look(rgb, (height, width), buffers)
-        result = buffers.array("result", (height, width))
-        self._filter(heads, target, np.inf, buffers, result, StageClock(self.device))
-        return resample(result, metres.shape[1], metres.shape[0], buffers.part("guess"))
+        """See `passes.guess_holes`; the result lasts until the next frame."""
+        return guess_holes(self.engine, self.card, rgb, metres, self._buffers.part("coarse"))
 
     def filter_raw(self, rgb: NDArray[np.uint8], image: NDArray) -> FloatImage:
         """Filter an image of any scale that has no units and no invalid values.
@@ -329,25 +314,18 @@ class Pipeline:
         numba.set_num_threads(min(threads, _NUMBA_POOL))
         self._ladder.ask(self.config.precision)
 
+    def _guided_on_host(
+        self, rgb: NDArray[np.uint8], depth: NDArray, registration: Registration | None
+    ) -> tuple[NDArray[np.uint8], float]:
+        """`guide` for frames whose depth goes to a device as it came, and the milliseconds that took.
+
+        Of a registered camera it takes any once in 30 frames.
+        """
+        start, intake = time.perf_counter(), self._intake
+        if intake.aligns(self.config):
+            raw = depth if registration is None else intake.registered(depth, registration)
+            rgb = intake.guide(rgb, intake.metres(self.config, raw, (rgb.shape[0], rgb.shape[1])))
+        return rgb, 1e3 * (time.perf_counter() - start)
+
     def _working_size(self, rgb: NDArray[np.uint8], metres: FloatImage) -> tuple[int, int]:
         return working_size(rgb.shape[:2], metres.shape, self.card.ratios)
-
-    def _filter(
-        self,
-        guidance_heads: Heads | None,
-        target: Target,
-        fill_distance: float,
-        buffers: Buffers,
-        out: FloatImage,
-        clock: StageClock,
-    ) -> None:
-        """Run the rest of the network on `target` and write metres into `out`, NaN beyond `fill_distance`."""
-        engine = self.engine
-        with clock.stage("target"):
-            target_heads = engine.target_heads(target, buffers)
-        # No surface lies outside the range that was measured; the network's overshoot does: clipped.
-        strength = self.card.strength_at(target.ratio, target.traits.antialiased)
-        distance = target.distance if np.isfinite(fill_distance) else None
-        finish = Finish(strength, target.low, target.high, True, distance, fill_distance)
-        with clock.stage("average"):
-            engine.average(guidance_heads, target_heads, target.image, finish, out, buffers)

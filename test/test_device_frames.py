@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MakeModel
+from misregistered import KINECT, boxes
 from numpy.typing import NDArray
 from tape import TapeRecorder
 from test_steady_state import growth_of
@@ -104,7 +105,7 @@ def images(seed: int, ratio: int = 4, dtype: type = np.uint16, size: tuple[int, 
 def one_by_one(pipeline: Pipeline, rgb: Any, depth: Any, confidence: bool = False) -> tuple[FloatImage, Any]:
     """The frame's steps on the current stream, without lanes, captures and buffers that stay."""
     millimetres = depth.dtype == np.uint16
-    measured = pipeline._resolution.size(depth.shape)
+    measured = pipeline._intake.resolution.size(depth.shape)
     plan = Plan.of(pipeline.config, pipeline.card, rgb.shape, depth.shape, millimetres, measured, confidence=confidence)
     given = depth.view(np.int16) if millimetres else depth
     settings = torch.tensor(settings_of(pipeline.config), dtype=torch.float32)
@@ -200,8 +201,24 @@ def test_a_device_gives_what_the_cpu_gives(pipeline: Pipeline, weights: Path, mo
         rgb, depth = images(seed)
         found, wanted = pipeline.enhance(rgb, depth), cpu.enhance(rgb, depth)
         assert np.nanmedian(np.abs(found.depth - wanted.depth)) < 1e-3
-        assert list(found.timings) == ["copy up", "guidance", "target", "average", "copy down", "whole"]
+        assert list(found.timings) == ["align", "copy up", "guidance", "target", "average", "copy down", "whole"]
         assert found.blind is False and min(found.timings.values()) >= 0
+
+
+def test_colour_beside_its_depth_is_moved_as_on_a_cpu(
+    pipeline: Pipeline, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dkn_ros.pipeline.ways_of", lambda *asked: ([CPU], []))
+    cpu = Pipeline(PipelineConfig(weights=str(weights), device="cpu", precision="float32", threads=1))
+    for seed in range(2):
+        rgb, depth = boxes(KINECT, seed)
+        depth = np.rint(1000 * depth[2::4, 2::4]).astype(np.uint16)
+        early = pipeline.look(rgb, depth.shape)  # of the colour as it is: not to be used
+        found, wanted = pipeline.enhance(rgb, depth, early), cpu.enhance(rgb, depth)
+        assert pipeline.misregistered == cpu.misregistered != ""
+        as_it_is = Pipeline(dataclasses.replace(cpu.config, align_colour=False)).enhance(rgb, depth)
+        off, unmoved = (np.nanmean(np.abs(result.depth - wanted.depth)) for result in (found, as_it_is))
+        assert off < 0.1 * unmoved
 
 
 def test_a_frame_without_depth_is_blind(pipeline: Pipeline) -> None:
@@ -219,7 +236,7 @@ def test_replicated_depth_is_found_out_within_its_first_frame(pipeline: Pipeline
     small = rng.integers(1000, 3000, (16, 16)).astype(np.uint16)
     replicated = np.ascontiguousarray(small.repeat(4, 0).repeat(4, 1))
     first = pipeline.enhance(rgb, replicated).depth
-    assert pipeline._resolution.size(replicated.shape) == (16, 16)
+    assert pipeline._intake.resolution.size(replicated.shape) == (16, 16)
     np.testing.assert_array_equal(first, one_by_one(pipeline, rgb, replicated)[0])
     captured = recorder.captures
     np.testing.assert_array_equal(pipeline.enhance(rgb, replicated).depth, first)

@@ -50,7 +50,7 @@ def pipeline_of(model: Any, path: Path, options: dict[str, Any], config: dict[st
 def plan_of(pipeline: Pipeline, rgb: NDArray, depth: NDArray, **settings: Any) -> Plan:
     """The plan for images whose depth has the resolution that the pipeline has seen it have."""
     size = depth.shape[0], depth.shape[1]
-    measured = pipeline._resolution.size(size)
+    measured = pipeline._intake.resolution.size(size)
     return Plan.of(pipeline.config, pipeline.card, rgb.shape, size, depth.dtype == np.uint16, measured, **settings)
 
 
@@ -157,7 +157,7 @@ def test_depth_above_its_resolution(make_model: MakeModel, tmp_path: Path, way: 
     assert plan.measured == (80, 96)
     seen = Frame(engine, pipeline.card, plan).prepare(*images).evidence
     assert seen is not None
-    pipeline._resolution.learn((80, 96), form_of_evidence(seen, plan.registered))
+    pipeline._intake.resolution.learn((80, 96), form_of_evidence(seen, plan.registered))
     plan = plan_of(pipeline, rgb, depth)
     assert plan.measured == (20, 24)
     found = Frame(engine, pipeline.card, plan).enhance(*images)

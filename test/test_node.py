@@ -40,7 +40,7 @@ from dkn_ros.ros.worker import Foresight
 pytestmark = needs_rclpy
 
 WIDTH, HEIGHT = 160, 120
-STAGES = ("receive", "preprocess", "fill", "guidance", "target", "average", "postprocess", "publish")
+STAGES = ("receive", "preprocess", "align", "fill", "guidance", "target", "average", "postprocess", "publish")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from dkn_ros.weights import WeightsError, save_weights
 FloatImage = NDArray[np.float32]
 MakePipeline = Callable[..., Pipeline]
 
-STAGES = ["preprocess", "fill", "guidance", "target", "average", "postprocess"]
+STAGES = ["preprocess", "align", "fill", "guidance", "target", "average", "postprocess"]
 HEIGHT, WIDTH = 48, 64
 
 

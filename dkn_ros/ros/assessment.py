@@ -52,10 +52,12 @@ class Work:
     """How the node works on its frames.
 
     at_once: how many of them.  faster: settings that would make it faster and are not set yet, see `monitor.faster`.
+    misregistered: see `Pipeline.misregistered`.
     """
 
     at_once: int = 1
     faster: Sequence[str] = ()
+    misregistered: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def findings(
     """
     if inputs.asleep:  # what came before is over; what stands in the way of waking is not
         return _worst_first([*unheard, *beside])
-    idle = now.since_pair > config.idle_seconds
+    idle, work = now.since_pair > config.idle_seconds, work or Work()
     found = [
         *_failure(now),
         *_refused(now),
@@ -93,7 +95,8 @@ def findings(
         *(_unpaired(now, inputs, config) if idle and not unheard else ()),
         *beside,
         *(() if idle else _blind(now)),
-        *(() if idle else _overload(now, work or Work())),
+        *(() if idle else _misregistered(work)),
+        *(() if idle else _overload(now, work)),
         *(() if idle else _slop(inputs)),
         *(() if idle else _limits(now, config)),
     ]
@@ -165,6 +168,14 @@ def _blind(now: Snapshot) -> Iterator[Finding]:
         remedy = "see what is before the camera, and the parameters min_depth and max_depth"
         text = f"nothing is valid in the last {now.blind} depth images, so nothing is in the output; {remedy}"
         yield Finding(Level.WARN, "images without any valid depth", text)
+
+
+def _misregistered(work: Work) -> Iterator[Finding]:
+    if work.misregistered:
+        done = "the colour is moved for the network, the depth stays where it is"
+        remedy = "register it: by the driver, or by camera_info that is right and the parameter registration"
+        text = f"by their edges colour and depth lie {work.misregistered}; {done}; {remedy}"
+        yield Finding(Level.WARN, "colour and depth not registered", text)
 
 
 def _overload(now: Snapshot, work: Work) -> Iterator[Finding]:

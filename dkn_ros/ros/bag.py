@@ -62,6 +62,8 @@ class BagReport:
     first_refusal: str = ""
     losses: list[str] = field(default_factory=list)
     """Sentences about what of the bag could not be read."""
+    misregistered: str = ""
+    """See `Pipeline.misregistered`, in the last frame."""
 
     @property
     def complete(self) -> bool:
@@ -199,6 +201,7 @@ class _Conversion:
             measured = read_depth(depth_message)
             registration = self._registering.registration(measured.shape, rgb.shape[:2], images, self._infos)
             depth = self._pipeline.enhance(rgb, measured, registration=registration).depth
+            self.report.misregistered = self._pipeline.misregistered
         except ImageError as error:
             self.report.refuse(error.reason, str(error))
             return

@@ -267,7 +267,7 @@ class DknNode(ManagedNode):
             return
         asleep = "" if self._inputs else self._asleep()
         device, notes = str(pipeline.device), pipeline.notes
-        work = Work(len(e.pipelines), faster(pipeline, len(e.pipelines)))
+        work = Work(len(e.pipelines), faster(pipeline, len(e.pipelines)), pipeline.misregistered)
         self.monitor.report(
             self.config, self.statistics, e.synchroniser, lifecycle | about, device, asleep, notes, work
         )

@@ -1,0 +1,168 @@
+"""How colour lies on depth, by their edges: found, followed, and left alone where both are registered."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from misregistered import HEIGHT, KINECT, NOTHING, WIDTH, boxes
+from numpy.typing import NDArray
+
+from dkn_ros.alignment import DOUBTS, FEWEST, PAUSE, Aligner, Alignment, depth_edges, moved
+from dkn_ros.buffers import Buffers
+from dkn_ros.config import PipelineConfig
+from dkn_ros.metrics import rmse
+from dkn_ros.pipeline import Pipeline
+from dkn_ros.synthetic.scene import Scene
+
+
+def places(alignment: Alignment) -> NDArray[np.float64]:
+    """Where the colour of points all over the image lies: parameters of alignments that fit the same may differ."""
+    x, y, z = np.meshgrid(np.linspace(-280, 280, 5), np.linspace(-200, 200, 5), (1.2, 2.0, 3.0))
+    x, y = (
+        (1 + alignment.scale) * x + alignment.right + alignment.parallax / z,
+        (1 + alignment.scale) * y + alignment.down,
+    )
+    return np.stack((x, y), axis=-1)
+
+
+def off(found: Alignment | None, true: Alignment) -> float:
+    """Mean distance of where both put the colour, pixels."""
+    assert found is not None
+    return float(np.linalg.norm(places(found) - places(true), axis=-1).mean())
+
+
+@pytest.mark.parametrize("ratio", [1, 4, 8])
+@pytest.mark.parametrize(
+    "true", [KINECT, Alignment(0.0, 14.0, -8.0), Alignment(0.06), Alignment(0.0, 0.0, 0.0, 20.0)], ids=str
+)
+def test_what_is_not_registered_is_found(true: Alignment, ratio: int) -> None:
+    rgb, depth = boxes(true)
+    aligner = Aligner()
+    assert aligner.asks()
+    seen = aligner.guide(rgb, depth[ratio // 2 :: ratio, ratio // 2 :: ratio], Buffers())
+    assert off(aligner.alignment, true) < max(2.0, 0.4 * ratio)
+    apart = np.linalg.norm(places(true) - places(NOTHING), axis=-1).mean()
+    assert aligner.pixels == pytest.approx(apart, abs=max(2.0, 0.3 * apart))
+    assert seen.shape == rgb.shape and seen is not rgb
+
+
+def test_grey_large_and_wide_images() -> None:
+    rgb, depth = boxes(KINECT, grey=True)
+    aligner = Aligner()
+    aligner.guide(rgb, depth, Buffers())
+    assert off(aligner.alignment, KINECT) < 2
+    large = cv2.resize(rgb, (1920, 1440), interpolation=cv2.INTER_LINEAR)
+    aligner.guide(np.asarray(large, np.uint8), depth, Buffers())
+    assert aligner.alignment is not None
+    assert off(aligner.alignment.enlarged(1 / 3), KINECT) < 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("ratio", [2, 8])
+def test_what_is_registered_is_left_as_it_is(seed: int, ratio: int) -> None:
+    frame = Scene(seed).frame(WIDTH, HEIGHT, time=1.0)
+    aligner = Aligner()
+    assert aligner.guide(frame.rgb, frame.depth[ratio // 2 :: ratio, ratio // 2 :: ratio], Buffers()) is frame.rgb
+    assert aligner.alignment is None and aligner.pixels == 0
+
+
+def test_no_colour_edges_and_no_depth_edges_tell_nothing() -> None:
+    rgb, depth = boxes(KINECT)
+    rng = np.random.default_rng(1)
+    noise = rng.integers(0, 256, rgb.shape, np.uint8)
+    for colour, metres in (
+        (np.full_like(rgb, 90), depth),
+        (noise, depth),
+        (rgb, np.full_like(depth, 2.0)),
+        (rgb, np.full_like(depth, np.nan)),
+    ):
+        aligner = Aligner()
+        assert aligner.guide(colour, metres, Buffers()) is colour
+        assert aligner.alignment is None
+
+
+def test_a_camera_that_moves_is_followed_and_an_empty_view_forgets_nothing() -> None:
+    """Colour and depth that are not taken at once lie elsewhere as the camera moves."""
+    aligner, buffers = Aligner(), Buffers()
+    for frame in range(12):
+        true = KINECT._replace(down=1.5 - 0.4 * frame)
+        aligner.guide(*boxes(true, seed=frame), buffers)
+    assert off(aligner.alignment, true) < 2.5
+    rgb, _ = boxes(true)
+    for blank in (np.nan, 2.0):
+        assert aligner.asks()
+        aligner.guide(rgb, np.full((HEIGHT, WIDTH), blank, np.float32), buffers)
+        assert off(aligner.alignment, true) < 2.5
+
+
+def test_it_ends_when_the_driver_registers_after_all() -> None:
+    aligner, buffers = Aligner(), Buffers()
+    aligner.guide(*boxes(KINECT), buffers)
+    assert aligner.alignment is not None
+    for frame in range(DOUBTS):
+        assert aligner.alignment is not None
+        aligner.guide(*boxes(NOTHING, seed=frame), buffers)
+    assert aligner.alignment is None and aligner.pixels == 0
+
+
+def test_a_registered_camera_is_looked_at_now_and_then() -> None:
+    aligner, buffers = Aligner(), Buffers()
+    looks = []
+    for frame in range(2 * PAUSE + 3):
+        if aligner.asks():
+            looks.append(frame)
+            aligner.guide(*boxes(NOTHING), buffers)
+    assert looks == [0, PAUSE + 1, 2 * PAUSE + 2]
+    aligner.guide(*boxes(KINECT), buffers)
+    assert aligner.alignment is not None
+    assert aligner.asks() and aligner.asks()  # every frame from now on
+    aligner.forget()
+    assert aligner.alignment is None and aligner.asks()
+    rgb, depth = boxes(NOTHING)
+    aligner.guide(rgb, depth, buffers)
+    assert not aligner.asks()
+    # Another size is another camera.
+    assert aligner.guide(*(np.ascontiguousarray(image[:400]) for image in boxes(KINECT)), buffers).shape[0] == 400
+    assert aligner.alignment is not None
+
+
+def test_colour_is_moved_to_its_depth() -> None:
+    """Of the nearer side at an edge, and inside holes of the depth as well."""
+    rgb, depth = boxes(KINECT, seed=3)
+    wanted, _ = boxes(NOTHING, seed=3)
+    depth[100:110, 50:300] = np.nan
+    seen = moved(rgb, depth, KINECT, Buffers())
+    # More than the noise differs by.
+    before, after = ((np.abs(image.astype(float) - wanted) > 20)[20:-60, 20:-60].mean() for image in (rgb, seen))
+    assert after < 0.2 * before
+
+
+def test_depth_edges_are_where_depth_steps() -> None:
+    depth = np.full((40, 60), 3.0, np.float32)
+    depth[10:30, 20:45] = 2.0
+    x, y, nearness, along = depth_edges(depth, 120, 80, Buffers())
+    assert len(x) == 2 * 20 + 2 * 25 >= FEWEST and np.all(nearness == 0.5)
+    columns, rows = x / 2 + 30, y / 2 + 20
+    assert set(columns[along > 0]) == {20, 45} and set(rows[along == 0]) == {10, 30}
+    assert rows[along > 0].min() == 10.5 and rows[along > 0].max() == 29.5
+    depth[12, 20] = np.nan
+    assert len(depth_edges(depth, 120, 80, Buffers())[0]) < 90
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_the_pipeline_gets_better_depth_by_it_and_says_so(aligned: bool) -> None:
+    pipeline = Pipeline(PipelineConfig(device="cpu", align_colour=aligned))
+    rgb, truth = boxes(KINECT)
+    low = np.ascontiguousarray(truth[4::8, 4::8])
+    given, depth = rgb.copy(), low.copy()
+    result = pipeline.enhance(rgb, low).depth
+    assert np.array_equal(rgb, given) and np.array_equal(low, depth)
+    assert bool(pipeline.misregistered) is aligned
+    registered = rmse(pipeline.enhance(boxes(NOTHING)[0], low).depth, truth)
+    assert (rmse(result, truth) < 1.3 * registered) is aligned
+    if aligned:
+        assert " pixels apart (scale 0." in pipeline.misregistered
+        assert "align" in pipeline.enhance(rgb, low).timings
+        pipeline.forget_camera()
+        assert not pipeline.misregistered
