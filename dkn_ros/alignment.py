@@ -44,6 +44,11 @@ FOLLOWS = 0.3
 """Share of a new alignment in the one that is used: colour and depth that are not taken at once change as the camera
 moves, and what the edges tell trembles by some tenths of a pixel."""
 
+UNLIKELY = 0.005
+"""So much less is the sum worth at a move as large as the search's first reach."""
+SEARCHES = 4
+"""So often an alignment is searched, with other trials each time: shelves fit onto each other's edges, too."""
+
 
 class Alignment(NamedTuple):
     """Where the colour of depth lies: of a point x, y from the centre of the image and z metres away it is at
@@ -82,7 +87,7 @@ SEARCH = (
 )
 PROBE = (Stage(3.0, SEARCH[0].reach, 100),)
 TRACK = (Stage(1.5, Alignment(0.01, 2.0, 2.0, 3.0), 400),)
-_TRIALS = np.random.default_rng(0).uniform(-1, 1, (sum(stage.trials for stage in SEARCH), 4))
+_TRIALS = np.random.default_rng(0).uniform(-1, 1, (SEARCHES, sum(stage.trials for stage in SEARCH), 4))
 
 
 class Fit(NamedTuple):
@@ -151,8 +156,10 @@ class Aligner:
             self._pause = PAUSE
             if edges.fit(points, PROBE, Alignment(), fineness).gain < PROMISE:
                 return
-        start = Alignment() if before is None else before.enlarged(1 / edges.factor)
-        fit = edges.fit(points, SEARCH if before is None else TRACK, start, fineness)
+            fits = [edges.fit(points, SEARCH, Alignment(), fineness, number) for number in range(SEARCHES)]
+            fit = max(fits, key=lambda found: found.gain)
+        else:
+            fit = edges.fit(points, TRACK, before.enlarged(1 / edges.factor), fineness)
         if not fit.sure:
             self._doubt()
             return
@@ -201,17 +208,20 @@ class ColourEdges:
             for g, name in zip(self._gradients, names, strict=True)
         ]
 
-    def fit(self, points: FloatImage, stages: tuple[Stage, ...], start: Alignment, fineness: float) -> Fit:
+    def fit(
+        self, points: FloatImage, stages: tuple[Stage, ...], start: Alignment, fineness: float, number: int = 0
+    ) -> Fit:
         """The alignment near `start` at which the gradients at the depth edges are largest.
 
-        points: of `depth_edges`.  fineness: the least blur, pixels.
+        points: of `depth_edges`.  fineness: the least blur, pixels.  number: which of the SEARCHES.
         """
         before, after = np.empty((2, points.shape[1]), np.float32)
         best, first = np.array(start), 0
         for stage in stages:
             images = self.blurred(max(fineness, stage.blur))
-            trials = _TRIALS[first : first + stage.trials]
-            _search(*images, points, best, np.array(stage.reach) * [1, *3 * [self.width / WIDTH]], trials, after)
+            trials = _TRIALS[number, first : first + stage.trials]
+            reach, usual = (np.array(a.enlarged(self.width / WIDTH)) for a in (stage.reach, SEARCH[0].reach))
+            _search(*images, points, best, reach, usual, trials, after)
             first += stage.trials
         without, along = (_sum(*images, points, move, to) for move, to in ((np.zeros(4), before), (best, after)))
         gains = after - before
@@ -274,25 +284,31 @@ def _edges(depth, smallest, flat, across, down, every, out):  # type: ignore[no-
     height, width = depth.shape
     count = 0
     for along in range(2):
-        for y in range(height):
-            for x in range(width):
-                if along:
-                    if x < 1 or x >= width - 2:
+        dx, dy = along, 1 - along
+        for y in range(2 * dy, height - 2 * dy):
+            for x in range(2 * dx, width - 2 * dx):
+                p, a, b = depth[y - 2 * dy, x - 2 * dx], depth[y - dy, x - dx], depth[y, x]
+                c, n = depth[y + dy, x + dx], depth[y + 2 * dy, x + 2 * dx]
+                # Between this pixel and the next; or within this one, where it is a mean of both sides.
+                step, near, place = abs(c - b), min(b, c), np.float32(1)
+                clear = abs(b - a) < flat * step and abs(n - c) < flat * step
+                if not clear:
+                    step, near = abs(c - a), min(a, c)
+                    if not (abs(a - p) < flat * step and abs(n - c) < flat * step):  # NaN, too
                         continue
-                    p, a, b, n = depth[y, x - 1], depth[y, x], depth[y, x + 1], depth[y, x + 2]
-                else:
-                    if y < 1 or y >= height - 2:
+                    share = (b - a) / (c - a)
+                    if not (share > 0.15 and share < 0.85):
                         continue
-                    p, a, b, n = depth[y - 1, x], depth[y, x], depth[y + 1, x], depth[y + 2, x]
-                step, near = abs(b - a), min(a, b)
-                if step > smallest * near and abs(a - p) < flat * step and abs(n - b) < flat * step:  # not NaN
-                    place = count // every
-                    if count % every == 0 and place < out.shape[1]:
-                        out[0, place] = (x + 0.5 * (1 + along) - 0.5 * width) * across
-                        out[1, place] = (y + 0.5 * (2 - along) - 0.5 * height) * down
-                        out[2, place] = 1 / near
-                        out[3, place] = along
-                    count += 1
+                    place = 1 - share
+                if not step > smallest * near:
+                    continue
+                i = count // every
+                if count % every == 0 and i < out.shape[1]:
+                    out[0, i] = (x + (place if along else 0.5) - 0.5 * width) * across
+                    out[1, i] = (y + (0.5 if along else place) - 0.5 * height) * down
+                    out[2, i] = 1 / near
+                    out[3, i] = along
+                count += 1
     return count
 
 
@@ -314,19 +330,34 @@ def _sum(across, down, points, move, values):  # type: ignore[no-untyped-def]
     return total
 
 
+@compiled(types.float64(_PARAMETERS, _PARAMETERS), nogil=True, error_model="numpy")
+def _likelihood(move, usual):  # type: ignore[no-untyped-def]
+    """What a move's sum is worth: less, the larger it is against usual ones.
+
+    Else, where all edges are about as far away, a shift and the opposite parallax may grow without end; and all edges
+    may shrink onto one bright spot.
+    """
+    square = 0.0
+    for j in range(4):
+        square += (move[j] / usual[j]) ** 2
+    return max(0.0, 1 - UNLIKELY * square)
+
+
 @compiled(
-    types.void(_IMAGE, _IMAGE, _IMAGE, _PARAMETERS, _PARAMETERS, types.float64[:, ::1], types.float32[::1]),
+    types.void(
+        _IMAGE, _IMAGE, _IMAGE, _PARAMETERS, _PARAMETERS, _PARAMETERS, types.float64[:, ::1], types.float32[::1]
+    ),
     nogil=True, error_model="numpy",
 )  # fmt: skip
-def _search(across, down, points, best, reach, trials, values):  # type: ignore[no-untyped-def]
+def _search(across, down, points, best, reach, usual, trials, values):  # type: ignore[no-untyped-def]
     """Moves `best` to the best of the trials around it, which draw nearer and nearer."""
-    most = _sum(across, down, points, best, values)
+    most = _sum(across, down, points, best, values) * _likelihood(best, usual)
     trial = best.copy()
     for i in range(len(trials)):
         share = 1 - 0.9 * i / len(trials)
         for j in range(4):
             trial[j] = best[j] + share * reach[j] * trials[i, j]
-        total = _sum(across, down, points, trial, values)
+        total = _sum(across, down, points, trial, values) * _likelihood(trial, usual)
         if total > most:
             most = total
             best[:] = trial

@@ -23,7 +23,9 @@ from harness import (
     running,
     stamp,
 )
+from misregistered import KINECT, NOTHING, boxes
 
+from dkn_ros.alignment import Alignment
 from dkn_ros.config import PipelineConfig
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros.assessment import Level
@@ -244,6 +246,24 @@ def test_overload_is_told_and_its_end(bench: Bench) -> None:
 
     bench.repeat(rest, "OK from the node after its overload")
     bench.process.wait_for_log("over: overload")
+
+
+def test_colour_beside_its_depth_is_told_and_its_end(bench: Bench) -> None:
+    def sent(alignment: Alignment, level: Level) -> Status | None:
+        colour, metres = boxes(alignment)
+        depth = np.rint(1e3 * metres[2::4, 2::4]).astype(np.uint16)
+        bench.answer(image("rgb8", colour), image("16UC1", depth))
+        status = Status(bench.diagnostics[-1])
+        return status if status.level == level else None
+
+    status = bench.repeat(lambda: sent(KINECT, Level.WARN), "a warning")
+    assert status.message.startswith("by their edges colour and depth lie ")
+    assert status.message.endswith("or by camera_info that is right and the parameter registration")
+    assert "pixels apart (scale 0." in status.values["colour on depth"]
+    bench.process.wait_for_log("by their edges colour and depth lie ")
+    status = bench.repeat(lambda: sent(NOTHING, Level.OK), "OK from the node when they lie on each other")
+    assert status.values["colour on depth"] == "taken as it comes"
+    bench.process.wait_for_log("over: colour and depth not registered")
 
 
 def test_depth_without_anything_valid_is_told_and_its_end(bench: Bench) -> None:

@@ -116,8 +116,11 @@ class Frames:
             self._logger.error(f"frame failed: {text}", throttle_duration_sec=QUIET_SECONDS)
 
     def _look_early(self, msg: Image) -> None:
-        """Begin with a colour image whose depth is still to come; if none comes, nothing is lost but the work."""
-        if self._depth_before is None:
+        """Begin with a colour image whose depth is still to come; if none comes, nothing is lost but the work.
+
+        Where the colour lies on the depth can be known only when that is there, see `alignment`.
+        """
+        if self._depth_before is None or self._pipelines[0].misregistered:
             return
         try:
             rgb = read_rgb(msg)

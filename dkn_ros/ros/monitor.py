@@ -134,6 +134,7 @@ def about_pipeline(pipeline: Pipeline) -> dict[str, str]:
         "path": pipeline.path,
         "precision": str(pipeline.precision).removeprefix("torch."),
         "threads": str(pipeline.threads),
+        "colour on depth": pipeline.misregistered or "taken as it comes",
         **{f"{name} (MB)": f"{used / 1e6:.1f}" for name, used in memory_in_use(pipeline.device).items()},
         "model": pipeline.card.model,
         "weights": f"{pipeline.card.name} {pipeline.card.sha256[:12]}",
