@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dkn_ros.buffers import Buffers
 from dkn_ros.compiled import any_image, compiled
-from dkn_ros.models.fdkn import STRIDE, TRAITS, FDKNOptions
+from dkn_ros.models.fdkn import STRIDE, FDKNOptions
 from dkn_ros.preprocess import LUMINANCE, Target, check_rgb
 
 FloatImage = NDArray[np.float32]
@@ -40,12 +40,12 @@ def guidance_blocks(rgb: NDArray[np.uint8], options: FDKNOptions, buffers: Buffe
 def target_blocks(target: Target, options: FDKNOptions, buffers: Buffers) -> Tensor:
     """What the target tower's layers take: depth, and validity and traits where the options ask for them."""
     images = [target.image, *([target.validity] if options.validity else [])]
-    total = len(images) * SUBPIXELS + (TRAITS if options.traits else 0)
+    total = len(images) * SUBPIXELS + options.told
     blocks = _blocks("target", target.image.shape, total, buffers)
     for i, image in enumerate(images):
         _image_blocks(image, i * SUBPIXELS, blocks)
     if options.traits:
-        _constants(target.traits.encoded(), len(images) * SUBPIXELS, blocks)
+        _constants(target.traits.encoded()[: options.told], len(images) * SUBPIXELS, blocks)
     return _tensor(blocks)
 
 

@@ -80,7 +80,8 @@ class Engine:
             from dkn_ros.synthetic.samples import typical_crops
 
             kind = heads_kind(self.precision, bfloat16_gain)
-            return eight_bit_towers(self.model, kind, typical_crops(self.model.options.rgb))
+            o = self.model.options
+            return eight_bit_towers(self.model, kind, typical_crops(o.rgb, alignment=o.alignment))
         guidance, target = (
             tower and prepared(tower, self.device, self.precision) for tower in (self.model.guidance, self.model.target)
         )

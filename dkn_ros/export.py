@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dkn_ros.models.fdkn import FDKN, TRAITS, pad
+from dkn_ros.models.fdkn import FDKN, pad
 from dkn_ros.sampling import WINDOW
 from dkn_ros.weights import load_model
 
@@ -48,7 +48,7 @@ class Exportable(nn.Module):
         if o.validity:
             found["validity"] = torch.rand(1, 1, height, width)
         if o.traits:
-            found["traits"] = torch.rand(1, TRAITS)
+            found["traits"] = torch.rand(1, o.told)
         return found
 
     def forward(self, *images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from dkn_ros.models.fdkn import Heads
 from dkn_ros.preprocess import Target, coarse_size, pool, target_image
 from dkn_ros.resampling import resample
 from dkn_ros.sampling.fused import Finish
+from dkn_ros.traits import UNKNOWN, coarser
 from dkn_ros.weights import Card
 
 FloatImage = NDArray[np.float32]
@@ -42,12 +43,13 @@ def filter_target(
 
 
 def guess_holes(
-    engine: Engine, card: Card, rgb: NDArray[np.uint8], metres: FloatImage, buffers: Buffers
+    engine: Engine, card: Card, rgb: NDArray[np.uint8], metres: FloatImage, buffers: Buffers, aligned: float = UNKNOWN
 ) -> FloatImage | None:
     """What probably belongs in the holes of `metres` (hxw, NaN invalid): hxw metres, from a pass on a small grid.
 
     On the colour grid the network moves depth by 7 pixels, which does not reach across an occlusion shadow.  None if
     there are no holes or the network was not taught about them.  The result lasts until the next call with `buffers`.
+    aligned: see `Traits.aligned`, of the grid of `rgb`.
     """
     if not engine.model.options.validity:
         return None
@@ -57,7 +59,7 @@ def guess_holes(
     pooled = pool(metres, width, height, buffers)
     if np.isnan(pooled, out=buffers.array("blank", pooled.shape, np.bool_)).all():
         return None
-    target = target_image(pooled, width, height, buffers=buffers)
+    target = target_image(pooled, width, height, None, buffers, coarser(aligned, width / rgb.shape[1]))
     heads = engine.look(rgb, (height, width), buffers)
     result = buffers.array("result", (height, width))
     filter_target(engine, card, heads, target, np.inf, buffers, result, StageClock(engine.device))

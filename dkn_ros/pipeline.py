@@ -38,7 +38,7 @@ from dkn_ros.postprocess import LEAST_SHARE, back_project, forget_beyond, reach
 from dkn_ros.preprocess import Target, check_rgb, guidance_image, shrink, target_image, working_size
 from dkn_ros.registration import Registration
 from dkn_ros.resampling import resample
-from dkn_ros.traits import traits_of
+from dkn_ros.traits import coarser, traits_of
 from dkn_ros.weights import load_model
 
 FloatImage = NDArray[np.float32]
@@ -172,7 +172,8 @@ class Pipeline:
         if frames is not None:
             seen, align_ms = self._guided_on_host(rgb, depth, registration)
             early = guidance if seen is rgb else None
-            made = frames.enhance(self.config, seen, depth, early, Outputs(out, confidence), registration)
+            images, aligned = Outputs(out, confidence), self._intake.aligner.aligned
+            made = frames.enhance(self.config, seen, depth, early, images, registration, aligned)
             timings = {"align": align_ms, **made.timings, "whole": made.timings["whole"] + align_ms}
             return dataclasses.replace(made, timings=timings)
         clock, buffers, engine, intake = StageClock(self.device), self._buffers, self.engine, self._intake
@@ -194,7 +195,7 @@ class Pipeline:
             guess = self.guess(rgb, metres)
         size = self._working_size(rgb, metres)
         with clock.stage("preprocess"):
-            target = target_image(metres, size[1], size[0], guess, buffers)
+            target = target_image(metres, size[1], size[0], guess, buffers, self._aligned(rgb, size))
         with clock.stage("guidance"):
             known = guidance and guidance.size == size and guidance.rgb is rgb and guidance.engine is engine
             guidance_heads = guidance.heads if guidance and known else engine.look(rgb, size, buffers)
@@ -259,11 +260,13 @@ class Pipeline:
         """
         height, width = self._working_size(rgb, metres)
         guidance = guidance_image(shrink(rgb, width, height), self.model.options.rgb)
-        return guidance, target_image(metres, width, height, guess)
+        aligned = self._aligned(rgb, (height, width))
+        return guidance, target_image(metres, width, height, guess, aligned=aligned)
 
     def guess(self, rgb: NDArray[np.uint8], metres: FloatImage) -> FloatImage | None:
         """See `passes.guess_holes`; the result lasts until the next frame."""
-        return guess_holes(self.engine, self.card, rgb, metres, self._buffers.part("coarse"))
+        aligned = self._intake.aligner.aligned
+        return guess_holes(self.engine, self.card, rgb, metres, self._buffers.part("coarse"), aligned)
 
     def filter_raw(self, rgb: NDArray[np.uint8], image: NDArray) -> FloatImage:
         """Filter an image of any scale that has no units and no invalid values.
@@ -326,6 +329,10 @@ class Pipeline:
             raw = depth if registration is None else intake.registered(depth, registration)
             rgb = intake.guide(rgb, intake.metres(self.config, raw, (rgb.shape[0], rgb.shape[1])))
         return rgb, 1e3 * (time.perf_counter() - start)
+
+    def _aligned(self, rgb: NDArray[np.uint8], size: tuple[int, int]) -> float:
+        """How well the colour of this frame lies on its depth, for the network on a grid of that height and width."""
+        return coarser(self._intake.aligner.aligned, size[1] / rgb.shape[1])
 
     def _working_size(self, rgb: NDArray[np.uint8], metres: FloatImage) -> tuple[int, int]:
         return working_size(rgb.shape[:2], metres.shape, self.card.ratios)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dkn_ros.buffers import Buffers
 from dkn_ros.compiled import any_image, compiled
 from dkn_ros.resampling import resample
-from dkn_ros.traits import Traits, traits_of
+from dkn_ros.traits import UNKNOWN, Traits, traits_of
 
 FloatImage = NDArray[np.float32]
 
@@ -173,12 +173,18 @@ def graded_validity(ratio: float) -> float:
 
 
 def target_image(
-    depth: FloatImage, width: int, height: int, guess: FloatImage | None = None, buffers: Buffers | None = None
+    depth: FloatImage,
+    width: int,
+    height: int,
+    guess: FloatImage | None = None,
+    buffers: Buffers | None = None,
+    aligned: float = UNKNOWN,
 ) -> Target:
     """Bring metric depth (hxw float32, NaN invalid) onto a `width` x `height` colour grid and into 0..1.
 
     guess: hxw metres, what stands in for the invalid pixels; without it the nearest measured depth does.
     buffers: what the result's images are made in, so that they last until the next call with them.
+    aligned: see `traits_of`; of this grid.
     The scale is the range of the frame's own measured pixels, as in the authors' training, which makes the network
     independent of unit and offset.  Raises ValueError if nothing was measured.
     """
@@ -198,7 +204,7 @@ def target_image(
     image = resample(scaled, width, height, buffers)
     across, down = width / depth.shape[1], height / depth.shape[0]
     ratio = (across * down) ** 0.5
-    traits = traits_of(depth, ratio, span, buffers)
+    traits = traits_of(depth, ratio, span, buffers, aligned)
     measured = np.float32(graded_validity(ratio))
     validity, away = buffers.array("validity", size), buffers.array("away", size)
     if not holes:

@@ -29,7 +29,6 @@ from dkn_ros.config import TrainingConfig
 from dkn_ros.device import available_cores, exact_float32, resolve_device
 from dkn_ros.engine import TritonError
 from dkn_ros.models import FDKN, build_model
-from dkn_ros.models.fdkn import TRAITS
 from dkn_ros.preprocess import guidance_image, target_image
 from dkn_ros.ranks import Ranks, share_norms
 from dkn_ros.recipe import check_stages, recipe_at, unlike
@@ -66,12 +65,14 @@ def loss_sums(output: Tensor, truth: Tensor, validity: Tensor, square_weight: fl
 
 
 def start_from(model: FDKN, earlier: FDKN) -> None:
-    """Begin with the weights of another network; `validity` and `traits` that it was not told begin without effect.
+    """Begin with the weights of another network; what that was not told (`validity`, `traits`, `alignment`) begins
+    without effect.
 
     Raises ValueError for a network that differs in anything else.
     """
     now, then = model.options, earlier.options
-    alike = dataclasses.replace(then, validity=then.validity or now.validity, traits=then.traits or now.traits)
+    more = {name: getattr(then, name) or getattr(now, name) for name in ("validity", "traits", "alignment")}
+    alike = dataclasses.replace(then, **more)
     unlike = [f.name for f in dataclasses.fields(now) if getattr(now, f.name) != getattr(alike, f.name)]
     if unlike:
         raise ValueError(
@@ -80,10 +81,10 @@ def start_from(model: FDKN, earlier: FDKN) -> None:
         )
     state, first = dict(earlier.state_dict()), "target.conv1.weight"
     given, wider = state[first], torch.zeros_like(model.target.conv1.weight)
-    images = given.shape[1] - (TRAITS if then.traits else 0)  # the traits stand last, validity between
+    images = given.shape[1] - then.told  # the traits stand last, validity between
     wider[:, :images] = given[:, :images]
-    if then.traits:
-        wider[:, -TRAITS:] = given[:, images:]
+    first_told = wider.shape[1] - now.told
+    wider[:, first_told : first_told + then.told] = given[:, images:]
     state[first] = wider
     model.load_state_dict(state)
 

@@ -1,8 +1,8 @@
-"""What a depth image tells of the camera that made it: whether its pixels are means or samples, and how noisy it is.
+"""What images tell of the camera: whether depth pixels are means or samples, how noisy, how well colour lies on them.
 
 A network that must serve every camera without knowing which one hedges between them.  Measured on real frames at 8x,
 one that knew that its input was antialiased had a tenth less error on it, and one that believed so wrongly a tenth
-more.  Both traits can be told from a frame.
+more.  These traits can be told from a frame.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ QUIET, NOISY = 0.002, 0.0035
 """Noise, in parts of the depth range, up to which an input is believed and from which on it is not; at a ratio of 2."""
 SAMPLES = 5_000
 """About so many pixels are looked at for the noise."""
+UNKNOWN_DISTANCE = 1.4
+"""Pixels between depth and colour edges that the network is told where none are known."""
+MEANS_TELL = 0.7
+"""Share of its belief in colour edges that the network is told less of where depth pixels are means: their values say
+themselves where an edge lies, and the references of real cameras have it there."""
 FULL_NOISE = 8.0
 """Steps of a factor of two that the noise's code spans."""
 
@@ -43,6 +48,8 @@ class Traits(NamedTuple):
     """How likely each pixel is the mean of its area (1) rather than one sample in it (0); 0.5: unknown."""
     noise: float
     """Standard deviation of the noise in parts of the depth range of the frame."""
+    aligned: float = float(np.exp(-UNKNOWN_DISTANCE / 2))
+    """exp(-d / 2) where depth edges lie d pixels beside colour edges, root mean square across them, see `alignment`."""
 
     def trust(self, ratio: float) -> float:
         """How far the result, made smaller, has to give the input again: 1 for means without noise, else less.
@@ -53,18 +60,33 @@ class Traits(NamedTuple):
         return self.antialiased * float(np.clip((NOISY - self.noise / coarse) / (NOISY - QUIET), 0, 1))
 
     def encoded(self) -> NDArray[np.float32]:
-        """Both as the network sees them, in 0..1; the noise logarithmically, 0 where there is none."""
+        """All as the network sees them, in 0..1; the noise logarithmically, 0 where there is none.
+
+        A network is told the first few, see `FDKNOptions.told`.
+        """
         noise = np.log2(1 + 1000 * self.noise) / FULL_NOISE
-        return np.array((self.antialiased, min(noise, 1.0)), np.float32)
+        return np.array((self.antialiased, min(noise, 1.0), self.aligned), np.float32)
 
 
-def traits_of(depth: FloatImage, ratio: float, span: float, buffers: Buffers | None = None) -> Traits:
+UNKNOWN = Traits(0.5, 0.0).aligned
+
+
+def coarser(aligned: float, share: float) -> float:
+    """`Traits.aligned` on a grid of that share of the width: edges lie fewer of its pixels apart."""
+    return float(aligned**share)
+
+
+def traits_of(
+    depth: FloatImage, ratio: float, span: float, buffers: Buffers | None = None, aligned: float = UNKNOWN
+) -> Traits:
     """Traits of a depth image (hxw, NaN invalid).
 
     ratio: of the colour's size to the depth's.  span: depth range of the frame, in the unit of `depth`.
+    aligned: how well the colour lies on it, as far as edges tell, see `Traits.aligned`.
     """
     deviation = noise(depth, buffers)
-    return Traits(antialiased(depth, ratio, deviation), deviation / span)
+    means = antialiased(depth, ratio, deviation)
+    return Traits(means, deviation / span, aligned * (1 - MEANS_TELL * means))
 
 
 def antialiased(depth: FloatImage, ratio: float, deviation: float = 0.0) -> float:

@@ -86,16 +86,15 @@ def target(width: int, height: int) -> Target:
     return target_image(depth.astype(np.float32), width, height)
 
 
-@pytest.mark.parametrize("traits", [False, True], ids=["no traits", "traits"])
+@pytest.mark.parametrize("told", [0, 2, 3], ids=["no traits", "traits", "traits and alignment"])
 @pytest.mark.parametrize("validity", [False, True], ids=["no validity", "validity"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_target_is_depth_validity_and_traits(size: tuple[int, int], validity: bool, traits: bool) -> None:
+def test_target_is_depth_validity_and_traits(size: tuple[int, int], validity: bool, told: int) -> None:
     given = target(*size)
     wanted = steps(np.stack([given.image, given.validity] if validity else [given.image]))
-    if traits:
-        numbers = torch.from_numpy(given.traits.encoded())[None, :, None, None]
-        wanted = torch.cat((wanted, numbers.expand(-1, -1, *wanted.shape[-2:])), dim=1)
-    options = FDKNOptions(validity=validity, traits=traits)
+    numbers = torch.from_numpy(given.traits.encoded()[:told])[None, :, None, None]
+    wanted = torch.cat((wanted, numbers.expand(-1, -1, *wanted.shape[-2:])), dim=1)
+    options = FDKNOptions(validity=validity, traits=told > 0, alignment=told > 2)
     blocks = target_blocks(given, options, Buffers())
     assert_layout(blocks)
     assert torch.equal(blocks, wanted)

@@ -77,7 +77,7 @@ def recorder(way: Way, monkeypatch: pytest.MonkeyPatch) -> Counting:
 @pytest.fixture(scope="module")
 def weights(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Told all that a network can be told, with back-projection."""
-    told: dict[str, Any] = {"validity": True, "traits": True}
+    told: dict[str, Any] = {"validity": True, "traits": True, "alignment": True}
     path = tmp_path_factory.mktemp("weights") / "told.safetensors"
     about = {"options": {"n1": 8, "n2": 8, **told}, "ratios": (1.0, 8.0), "back_projection": 1.0}
     save_weights(make_model(**told), path, model="fdkn", **about)

@@ -109,19 +109,19 @@ def test_the_shipped_network_in_onnx_is_that_of_the_pipeline(tmp_path: Path) -> 
     low = degrade(frame.depth, CameraModel(factor=4, method="nearest"), np.random.default_rng(0))
     pipeline = Pipeline(PipelineConfig(device="cpu", precision="float32", threads=1))
     assert np.isfinite(low).all()
+    wanted = pipeline.enhance(frame.rgb, low).depth
     guidance, target = pipeline.prepare(frame.rgb, low)
     assert pipeline.card.back_projection * target.traits.trust(target.ratio) < LEAST_SHARE
     given: dict[str, NDArray[np.float32]] = {
         "guidance": guidance[None],
         "target": target.image[None, None],
         "validity": target.validity[None, None],
-        "traits": target.traits.encoded()[None],
+        "traits": target.traits.encoded()[None, : pipeline.model.options.told],
     }
     (filtered,) = session.run(["filtered"], given)
     strength = pipeline.card.strength_at(target.ratio, target.traits.antialiased)
     found = np.empty_like(target.image)
     Finish(strength, target.low, target.high, True).apply(filtered[0, 0], target.image, found)
-    wanted = pipeline.enhance(frame.rgb, low).depth
     assert np.abs(wanted - (target.low + (target.high - target.low) * target.image)).max() > 0.05
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * (target.high - target.low))
     file = onnx.load(str(tmp_path / "fdkn.onnx"))

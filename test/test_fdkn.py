@@ -105,6 +105,20 @@ def test_validity_is_asked_for(make_model: MakeModel) -> None:
 def test_traits_are_asked_for(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match="wanted: traits Bx2"):
         make_model(validity=True, traits=True)(images(8, 8), images(8, 8), images(8, 8))
+    with pytest.raises(ValueError, match="wanted: traits Bx3"):
+        make_model(traits=True, alignment=True)(images(8, 8), images(8, 8))
+    with pytest.raises(ValueError, match="alignment is True and traits is False"):
+        make_model(alignment=True)
+
+
+def test_only_what_it_was_trained_with_is_told(make_model: MakeModel) -> None:
+    guidance, target, told = images(8, 12), images(8, 12), torch.tensor([[0.5, 0.1, 0.2]])
+    other = torch.tensor([[0.5, 0.1, 0.9]])
+    for alignment in (False, True):
+        model = make_model(traits=True, alignment=alignment, n2=32)  # of fewer channels none may see it
+        with torch.no_grad():
+            same = torch.equal(model(guidance, target, None, told), model(guidance, target, None, other))
+        assert same is not alignment
 
 
 @pytest.mark.parametrize("residual", [True, False], ids=["residual", "normalised"])

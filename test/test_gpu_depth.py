@@ -27,7 +27,7 @@ from dkn_ros.postprocess import back_project, reach
 from dkn_ros.preprocess import Target, pool, shrink, target_image
 from dkn_ros.resampling import resample
 from dkn_ros.resolution import covering, form_of, pooled
-from dkn_ros.traits import Traits, traits_of
+from dkn_ros.traits import MEANS_TELL, Traits, traits_of
 
 FloatImage = NDArray[np.float32]
 CPU = torch.device("cpu")
@@ -103,7 +103,9 @@ def test_guidance_blocks_are_those_of_the_cpu(shape: tuple[int, ...], colour: bo
     torch.testing.assert_close(found, wanted, rtol=2**-8 if kind == torch.bfloat16 else 1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("told", [{}, {"validity": True}, {"validity": True, "traits": True}], ids=str)
+@pytest.mark.parametrize(
+    "told", [{}, {"validity": True}, {"validity": True, "traits": True, "alignment": True}], ids=str
+)
 def test_target_blocks_are_those_of_the_cpu(told: dict[str, bool]) -> None:
     images = np.random.default_rng(2).random((3, 13, 18), np.float32)
     target = Target(images[0], images[1], images[2], 1.0, 3.0, 2.0, Traits(0.25, 0.001))
@@ -158,9 +160,9 @@ def test_the_target_is_that_of_the_cpu(given: tuple[int, int], wanted: tuple[int
         depth[0, 0] = 1.5
     guess = np.random.default_rng(1).uniform(0, 5, given).astype(np.float32)
     grid = TargetGrid(given, wanted, CPU)
-    for given_guess in (None, guess):
-        found = grid(examined(depth), None if given_guess is None else tensor(given_guess))
-        cpu = target_image(depth, wanted[1], wanted[0], given_guess)
+    for given_guess, aligned in ((None, 1.0), (guess, 0.3)):
+        found = grid(examined(depth), torch.tensor(aligned), None if given_guess is None else tensor(given_guess))
+        cpu = target_image(depth, wanted[1], wanted[0], given_guess, aligned=aligned)
         assert float(found.low) == pytest.approx(cpu.low) and float(found.low + found.span) == pytest.approx(cpu.high)
         np.testing.assert_allclose(found.image.numpy(), cpu.image, rtol=0, atol=2e-6)
         np.testing.assert_allclose(found.distance.numpy(), cpu.distance, rtol=1e-5, atol=1e-4)
@@ -174,16 +176,16 @@ def test_the_target_is_that_of_the_cpu(given: tuple[int, int], wanted: tuple[int
 
 
 def test_a_missing_guess_is_no_guess() -> None:
-    depth, grid = examined(surfaces(12, 16, 0.2)), TargetGrid((12, 16), (12, 16), CPU)
-    assert torch.equal(grid(depth, torch.full((12, 16), torch.nan)).image, grid(depth).image)
+    depth, grid, met = examined(surfaces(12, 16, 0.2)), TargetGrid((12, 16), (12, 16), CPU), torch.ones(())
+    assert torch.equal(grid(depth, met, torch.full((12, 16), torch.nan)).image, grid(depth, met).image)
 
 
 def test_a_constant_frame_and_an_empty_one() -> None:
     grid = TargetGrid((6, 8), (24, 32), CPU)
-    flat = grid(examined(np.full((6, 8), 2.0, np.float32)))
+    flat = grid(examined(np.full((6, 8), 2.0, np.float32)), torch.tensor(0.4))
     assert float(flat.low) == 2 and float(flat.span) == 1 and not flat.image.any() and not flat.distance.any()
-    assert [float(t) for t in flat.traits] == [0.5, 0.0]
-    empty = grid(examined(np.full((6, 8), np.nan, np.float32)))
+    assert [float(t) for t in flat.traits] == pytest.approx([0.5, 0.0, 0.4 * (1 - 0.5 * MEANS_TELL)])
+    empty = grid(examined(np.full((6, 8), np.nan, np.float32)), torch.tensor(0.4))
     assert empty.low.isnan() and empty.image.isnan().all() and not empty.validity.any()
 
 
@@ -199,7 +201,7 @@ def test_traits_are_those_of_the_cpu(size: tuple[int, int], method: str) -> None
     deviation = noise(tensor(depth))
     found = float(edges(tensor(depth), deviation).antialiased(4.0)), float(deviation / 2)
     cpu = traits_of(depth, 4.0, 2.0)
-    np.testing.assert_allclose(found, cpu, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found, cpu[:2], rtol=1e-5, atol=1e-7)
     if size == (300, 400):
         assert abs(cpu.antialiased - (method == "area")) < 0.2
 

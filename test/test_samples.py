@@ -102,7 +102,7 @@ def test_everything_that_is_drawn_is_finite(scenes: SceneStore) -> None:
     for sample in draws(scenes, 200, soft_edges=0.5, rough_truth=0.5, misregistration=4.0):
         for image in (sample.guidance, sample.target, sample.validity, sample.truth):
             assert np.isfinite(image).all()
-        assert sample.traits.shape == (2,) and sample.traits.min() >= 0 and sample.traits.max() <= 1
+        assert sample.traits.shape == (3,) and sample.traits.min() >= 0 and sample.traits.max() <= 1
         assert np.ptp(sample.truth) < 20 and sample.validity.max() > 0
 
 

@@ -155,7 +155,7 @@ def test_a_network_that_is_told_traits_trains(scenes: SceneStore, tmp_path: Path
     options = {**TINY["options"], "validity": True, "traits": True}
     trainer = Trainer(tiny(options=options, precision=precision), tmp_path)
     traits = batch_of(scenes, trainer.config, 0)[4]
-    assert traits.shape == (2, 2) and traits.min() >= 0 and traits.max() <= 1
+    assert traits.shape == (2, 3) and traits.min() >= 0 and traits.max() <= 1
     before = trainer.model.target.conv1.weight[:, 32:].detach().clone()
     assert np.isfinite([trainer.train_step(batch_of(scenes, trainer.config, i)) for i in range(3)]).all()
     assert (trainer.model.target.conv1.weight[:, 32:] != before).all(dim=(0, 2, 3)).all()
@@ -168,6 +168,9 @@ INPUTS = [
     ({"validity": True}, {"validity": True, "traits": True}),
     ({"traits": True}, {"validity": True, "traits": True}),
     ({"traits": True}, {"traits": True}),
+    ({}, {"traits": True, "alignment": True}),
+    ({"traits": True}, {"validity": True, "traits": True, "alignment": True}),
+    ({"traits": True, "alignment": True}, {"traits": True, "alignment": True}),
     ({"guided": False, "kernel_size": 5}, {"guided": False, "kernel_size": 5, "traits": True}),
     ({"rgb": True, "residual": False}, {"rgb": True, "residual": False, "validity": True, "traits": True}),
 ]
@@ -181,7 +184,7 @@ def test_a_network_begins_as_the_one_that_it_starts_from(
     generator = torch.Generator().manual_seed(2)
     images = torch.rand(6, 1, 1, 21, 26, generator=generator)
     guidance = None if not model.options.guided else images[:3, 0].transpose(0, 1) if model.options.rgb else images[3]
-    told = guidance, images[4], images[5].round(), torch.rand(1, 2, generator=generator)
+    told = guidance, images[4], images[5].round(), torch.rand(1, 3, generator=generator)
     with torch.no_grad():
         wanted, before = earlier(*told), model(*told)
         start_from(model, earlier)
@@ -201,6 +204,7 @@ def test_a_network_begins_as_the_one_that_it_starts_from(
         ({}, {"residual": False}, "residual True; wanted: residual False"),
         ({"traits": True}, {}, "traits True; wanted: traits False"),
         ({"validity": True}, {"traits": True}, "validity True; wanted: validity False"),
+        ({"traits": True, "alignment": True}, {"traits": True}, "alignment True; wanted: alignment False"),
     ],
     ids=str,
 )

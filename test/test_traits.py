@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dkn_ros.preprocess import target_image
 from dkn_ros.synthetic.degradation import CameraModel, degrade, lower
 from dkn_ros.synthetic.scene import Scene
-from dkn_ros.traits import ENOUGH_EDGES, Traits, antialiased, noise, traits_of
+from dkn_ros.traits import ENOUGH_EDGES, MEANS_TELL, UNKNOWN, Traits, antialiased, coarser, noise, traits_of
 
 FloatImage = NDArray[np.float32]
 
@@ -153,7 +153,7 @@ def test_noise_counts_in_parts_of_the_range() -> None:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("fill", [1.5, np.nan])
 def test_too_small_or_empty_images_tell_nothing(size: tuple[int, int], fill: float) -> None:
-    assert traits_of(np.full(size, fill, np.float32), 8, 1.0) == (0.5, 0.0)
+    assert traits_of(np.full(size, fill, np.float32), 8, 1.0)[:2] == (0.5, 0.0)
 
 
 @pytest.mark.parametrize("size", [*SIZES, (20, 30)], ids=str)
@@ -164,6 +164,19 @@ def test_whatever_comes_is_told_in_bounds(size: tuple[int, int], share: float) -
         told = traits_of(with_gaps(depth, share, seed), 4, 4.5)
         assert 0 <= told.antialiased <= 1 and 0 <= told.noise < 4
         assert np.isfinite(told.encoded()).all()
+
+
+def test_what_is_told_of_colour_edges_is_less_for_means_and_more_on_a_coarse_grid() -> None:
+    """Two pixels apart are one on half the grid."""
+    ground = np.linspace(1, 4, 192, dtype=np.float32)
+    cliffs = np.repeat(np.where(np.arange(16) % 2, np.float32(2), np.float32(1)), 12)
+    samples, means = (np.tile(row, (40, 1)) for row in (cliffs, np.convolve(cliffs, (0.5, 0.5), "same")))
+    told = [traits_of(np.ascontiguousarray(depth, np.float32), 8, 1.0, aligned=0.8) for depth in (samples, means)]
+    assert told[0].antialiased < 0.2 and told[0].aligned > 0.68
+    assert told[1].antialiased > 0.8 and told[1].aligned < 0.36
+    assert traits_of(np.tile(ground, (40, 1)), 8, 1.0).aligned == pytest.approx(UNKNOWN * (1 - 0.5 * MEANS_TELL))
+    assert coarser(float(np.exp(-2 / 2)), 0.5) == pytest.approx(np.exp(-1 / 2))
+    assert Traits(0.2, 0.0, 0.8).encoded()[2] == np.float32(0.8)
 
 
 def test_looking_does_not_write() -> None:
@@ -180,7 +193,7 @@ def test_looking_does_not_write() -> None:
 def test_the_code_is_in_bounds_and_rises() -> None:
     levels = [0.0, 1e-4, 1e-3, 0.01, 0.1, 0.25]
     code = np.stack([Traits(0.5, level).encoded() for level in levels])
-    assert code.dtype == np.float32 and code.shape == (6, 2)
+    assert code.dtype == np.float32 and code.shape == (6, 3)
     assert code[0, 1] == 0 and (np.diff(code[:, 1]) > 0.01).all() and 0.95 < code[-1, 1] <= 1
     assert Traits(0.5, 1e6).encoded()[1] == 1
     shares = [0.0, 0.2, 0.5, 1.0]

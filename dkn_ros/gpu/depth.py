@@ -14,7 +14,7 @@ from torch import Tensor
 from dkn_ros.depth import MILLIMETRES_PER_METRE
 from dkn_ros.gpu.holes import Nearest
 from dkn_ros.gpu.resampling import Bicubic, Separable, Size, area_table, bilinear, blur
-from dkn_ros.gpu.traits import Edges, Traits, edges, noise
+from dkn_ros.gpu.traits import Edges, Traits, edges, noise, traits_of
 from dkn_ros.preprocess import graded_validity
 
 
@@ -123,8 +123,8 @@ class TargetGrid:
             torch.from_numpy(_lies_in(g, w)).to(device) for g, w in zip(given, wanted, strict=True)
         )
 
-    def __call__(self, found: Examined, guess: Tensor | None = None) -> Target:
-        """guess: hxw metres, what stands in for the invalid pixels; NaN if there is none.
+    def __call__(self, found: Examined, aligned: Tensor, guess: Tensor | None = None) -> Target:
+        """guess: hxw metres, what stands in for the invalid pixels; NaN if there is none.  aligned: see `Traits`.
 
         Where nothing was measured all of it is NaN.
         """
@@ -134,7 +134,7 @@ class TargetGrid:
         # A flat frame has no range of its own; any will do, and 1 keeps it flat.
         span = torch.where(high == low, 1.0, high - low)
         image = self._bicubic((filled - low) / span)
-        traits = Traits(found.edges.antialiased(self.ratio), found.noise / span)
+        traits = traits_of(found.edges, self.ratio, found.noise / span, aligned)
         seen = found.known.index_select(0, self._rows).index_select(1, self._columns)
         validity = torch.where(seen, self._measured, 0.0)
         # Between a measured and a filled pixel the border runs half a pixel from both centres.

@@ -25,6 +25,7 @@ from dkn_ros.gpu.stream import FrameStream, Seen
 from dkn_ros.gpu.work import FrameWork, Outputs, Report
 from dkn_ros.registration import Registration
 from dkn_ros.resolution import Resolution
+from dkn_ros.traits import UNKNOWN
 from dkn_ros.weights import Card
 
 Result = TypeVar("Result")
@@ -91,12 +92,13 @@ class DeviceFrames:
         guidance: Guidance | None,
         out: Outputs,
         registration: Registration | None = None,
+        aligned: float = UNKNOWN,
     ) -> Enhanced:
-        """See `Pipeline.enhance`."""
+        """See `Pipeline.enhance`.  aligned: see `begin`."""
         start = time.perf_counter()
 
         def work(guidance: Guidance | None) -> tuple[Report, dict[str, float], bool]:
-            frame = self.begin(config, rgb, depth, out.confidence is not None, guidance, registration)
+            frame = self.begin(config, rgb, depth, out.confidence is not None, guidance, registration, aligned)
             return self.finish(frame, out)
 
         with self._closed_if_it_fails():
@@ -114,17 +116,20 @@ class DeviceFrames:
         confidence: bool = False,
         guidance: Guidance | None = None,
         registration: Registration | None = None,
+        aligned: float = UNKNOWN,
     ) -> Underway[Plan]:
         """Submit a frame; up to `stream.PLACES` are under way at a time.
 
-        `rgb` and `depth` may be written again when this returns.  confidence: whether it is wanted.
+        `rgb` and `depth` may be written again when this returns.  confidence: whether it is wanted.  aligned: how well
+        the colour lies on the depth, see `traits.Traits.aligned`.
         """
         check_depth(depth)
         size = depth.shape[0], depth.shape[1]
         self._kind = depth.dtype == np.uint16, confidence
         plan = self._plan(config, rgb.shape, size, *self._kind, registration)
         seen = guidance.seen if guidance and guidance.engine is self.engine else None
-        return self._stream.begin(plan, rgb, depth, settings_of(config), seen if isinstance(seen, Seen) else None)
+        settings = settings_of(config, aligned)
+        return self._stream.begin(plan, rgb, depth, settings, seen if isinstance(seen, Seen) else None)
 
     def finish(self, frame: Underway[Plan], out: Outputs) -> tuple[Report, dict[str, float], bool]:
         """Wait for a frame and write it into `out`.

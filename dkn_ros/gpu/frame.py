@@ -33,9 +33,10 @@ from dkn_ros.postprocess import LEAST_SHARE
 from dkn_ros.preprocess import coarse_size, working_size
 from dkn_ros.registration import Registration
 from dkn_ros.resolution import covered_size
+from dkn_ros.traits import UNKNOWN
 from dkn_ros.weights import Card
 
-MIN_DEPTH, MAX_DEPTH, FILL_DISTANCE, FLYING_PIXELS = range(4)
+MIN_DEPTH, MAX_DEPTH, FILL_DISTANCE, FLYING_PIXELS, ALIGNED = range(5)
 """Places in the tensor of settings."""
 
 
@@ -90,10 +91,13 @@ class Plan:
         return self.registration.grid_size(self.depth)
 
 
-def settings_of(config: PipelineConfig) -> tuple[float, ...]:
-    """The settings that may change from frame to frame without another plan, for the tensor `settings`."""
+def settings_of(config: PipelineConfig, aligned: float = UNKNOWN) -> tuple[float, ...]:
+    """What may change from frame to frame without another plan, for the tensor `settings`.
+
+    aligned: see `traits.Traits.aligned`, of the colour image's grid.
+    """
     farthest = config.max_depth if config.max_depth > 0 else torch.finfo(torch.float32).max
-    return config.min_depth, farthest, config.fill_distance, config.flying_pixels
+    return config.min_depth, farthest, config.fill_distance, config.flying_pixels, aligned
 
 
 class Inputs(NamedTuple):
@@ -159,6 +163,7 @@ class Frame:
         triton = engine.way.average == TRITON and max(plan.covered) <= LARGEST
         self._examine = Examination(plan.covered, device, triton)
         self._grid = TargetGrid(plan.covered, plan.working, device)
+        self._scale = plan.working[1] / plan.colour[1]  # see `traits.coarser`
         self._coarse = Coarse(plan, device, triton) if self._options.validity else None
         self._back = BackProjection(plan.working, plan.covered, device) if card.back_projection else None
         self._enlarged = Bicubic(plan.working, plan.colour, device)
@@ -191,7 +196,8 @@ class Frame:
             metres = self._pooling(metres)
         metres = covered(metres, self.plan.covered[0])
         examined = self._examine(metres)
-        target = self._grid(examined, self._guess(rgb, examined))
+        aligned = settings[ALIGNED]
+        target = self._grid(examined, aligned**self._scale, self._guess(rgb, examined, aligned))
         numbers = self._numbers(target, self._grid.ratio, settings[FILL_DISTANCE])
         share = self._card.back_projection * target.traits.trust(self._grid.ratio)
         share = torch.where(share < LEAST_SHARE, 0.0, share)
@@ -223,11 +229,11 @@ class Frame:
         prepared = self.prepare(rgb, depth, settings)
         return self.finish(self.look(rgb) if heads is None else heads, prepared, settings)
 
-    def _guess(self, rgb: Tensor, fine: Examined) -> Tensor | None:
+    def _guess(self, rgb: Tensor, fine: Examined, aligned: Tensor) -> Tensor | None:
         """What probably belongs in the holes, see `Pipeline.guess`; NaN where there is no telling."""
         if self._coarse is None:
             return None
-        target = self._coarse.target(self._coarse.examined(fine))
+        target = self._coarse.target(self._coarse.examined(fine), aligned**self._coarse.scale)
         numbers = self._numbers(target, self._coarse.target.ratio, self._one)
         heads = self._see(self._coarse.colour, rgb)
         return self._coarse.enlarged(self._engine.average_of(heads, self._aim(target), target.image, numbers))
@@ -240,7 +246,7 @@ class Frame:
     def _aim(self, target: Target) -> Heads:
         """The target tower's heads."""
         planes = [target.image, target.validity] if self._options.validity else [target.image]
-        told = target.traits.encoded() if self._options.traits else None
+        told = target.traits.encoded()[: self._options.told] if self._options.traits else None
         return self._engine.target_heads_of(blocks_of(planes, self._engine.kind, told))
 
     def _numbers(self, target: Target, ratio: float, farthest: Tensor) -> Tensor:
@@ -256,6 +262,8 @@ class Coarse:
     def __init__(self, plan: Plan, device: torch.device, triton: bool) -> None:
         size = coarse_size(plan.colour, plan.covered)
         self._pool = AreaPool(plan.covered, size, device) if size != plan.covered else None
+        self.scale = size[1] / plan.colour[1]
+        """Its width over the colour image's."""
         self._examine = Examination(size, device, triton)
         self.colour = ColourGrid(plan.colour, size, device)
         self.target = TargetGrid(size, size, device)

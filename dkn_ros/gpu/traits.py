@@ -13,6 +13,7 @@ from dkn_ros.traits import (
     FLAT,
     FULL_NOISE,
     LEAST_OVER_NOISE,
+    MEANS_TELL,
     MIDDLE,
     NOISY,
     QUIET,
@@ -26,6 +27,7 @@ class Traits(NamedTuple):
 
     antialiased: Tensor
     noise: Tensor
+    aligned: Tensor
 
     def trust(self, ratio: float) -> Tensor:
         """See `traits.Traits.trust`."""
@@ -35,7 +37,13 @@ class Traits(NamedTuple):
     def encoded(self) -> Tensor:
         """See `traits.Traits.encoded`."""
         noise = torch.log2(1 + 1000 * self.noise) / FULL_NOISE
-        return torch.stack((self.antialiased, noise.clamp(max=1)))
+        return torch.stack((self.antialiased, noise.clamp(max=1), self.aligned))
+
+
+def traits_of(edges: Edges, ratio: float, noise: Tensor, aligned: Tensor) -> Traits:
+    """See `traits.traits_of`.  edges: of the depth.  noise: in parts of its range.  aligned: of this grid."""
+    means = edges.antialiased(ratio)
+    return Traits(means, noise, aligned * (1 - MEANS_TELL * means))
 
 
 class Edges(NamedTuple):

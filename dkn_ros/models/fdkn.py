@@ -19,10 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dkn_ros.sampling import WINDOW, deformable_average
-from dkn_ros.traits import Traits
 
 STRIDE = 4
-TRAITS = len(Traits._fields)
 Heads = tuple[Tensor, Tensor]
 """What a tower predicts, see `Tower.forward`."""
 
@@ -47,14 +45,23 @@ class FDKNOptions:
     """The target tower also sees where depth was measured and how densely, see `preprocess.graded_validity`."""
     traits: bool = False
     """The target tower is also told two numbers on the camera, see `traits.Traits`."""
+    alignment: bool = False
+    """And the third of them, how well colour lies on depth; with `traits` only."""
     published_grid: bool = False
     """Sample where the authors' published code samples, see `sampling_grid`; for their checkpoints."""
+
+    @property
+    def told(self) -> int:
+        """How many numbers of `traits.Traits.encoded` the target tower is told."""
+        return (3 if self.alignment else 2) if self.traits else 0
 
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
             if type(value) is not type(f.default):
                 raise ValueError(f"{f.name} is {value!r}; wanted: {type(f.default).__name__}")
+        if self.alignment and not self.traits:
+            raise ValueError("alignment is True and traits is False; wanted: both, or no alignment")
         if self.kernel_size not in (3, 5, 7):
             raise ValueError(f"kernel_size is {self.kernel_size}; wanted: 3, 5 or 7")
         for name, channels in (("n1", self.n1), ("n2", self.n2)):
@@ -111,7 +118,7 @@ class FDKN(nn.Module):
         self.options = options or FDKNOptions()
         o = self.options
         self.guidance = Tower(3 if o.rgb else 1, o.n1, o.kernel_size) if o.guided else None
-        self.target = Tower(2 if o.validity else 1, o.n2, o.kernel_size, traits=TRAITS if o.traits else 0)
+        self.target = Tower(2 if o.validity else 1, o.n2, o.kernel_size, traits=o.told)
         self.triton = False
         """Whether Triton's kernels train it: on a GPU on which `training_kernels.use_triton` has tried them."""
         self._spread_samples()
@@ -139,7 +146,7 @@ class FDKN(nn.Module):
         guidance: BxCxHxW in 0..1, C = 1 (luminance) or 3 (options.rgb); None for the depth-only form.
         target: Bx1xHxW, scaled to about 0..1, on the guidance's grid, no NaN.
         validity: Bx1xHxW in 0..1 if options.validity, else not looked at.
-        traits: Bx2, `Traits.encoded`, if options.traits, else not looked at.
+        traits: BxT, `Traits.encoded`, of which the first options.told count.
         Returns Bx1xHxW.  Sizes that are no multiple of 4 are padded by repeating the border, and cut again.
         """
         height, width = target.shape[-2:]
@@ -192,8 +199,9 @@ class FDKN(nn.Module):
         if not self.options.traits:
             return self.target(seen.to(kind))
         if traits is None:
-            raise ValueError(f"these weights were trained with traits of the camera; wanted: traits Bx{TRAITS}")
-        return self.target(seen.to(kind), traits.to(kind))
+            wanted = f"traits Bx{self.options.told}"
+            raise ValueError(f"these weights were trained with traits of the camera; wanted: {wanted}")
+        return self.target(seen.to(kind), traits[:, : self.options.told].to(kind))
 
     def kernels(self, guidance_heads: Heads | None, target_heads: Heads) -> tuple[Tensor, Tensor]:
         """Weights BxNxHxW and offsets Bx2NxHxW, float32, from the heads of both towers (equations 5 to 7)."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dkn_ros.synthetic.degradation import CameraModel
+from dkn_ros.traits import UNKNOWN_DISTANCE
 
 METHODS = {"nearest": 0.42, "area": 0.18, "box": 0.05, "bicubic": 0.35}
 """How often each way to lower the resolution is drawn."""
@@ -44,6 +45,13 @@ def antialiasing_believed(camera: CameraModel, rng: np.random.Generator) -> floa
     sure = 1.0 if rng.random() < 0.65 else float(rng.uniform(0.5, 1.0))
     right = rng.random() < sure
     return sure if (camera.method != "nearest") == right else 1 - sure
+
+
+def distance_believed(distance: float, rng: np.random.Generator) -> float:
+    """How far edges lie apart, as a network in training is told by `Traits.aligned`, pixels: with an error, or not."""
+    if rng.random() < 0.15:
+        return UNKNOWN_DISTANCE
+    return float(np.abs(distance * np.exp(0.3 * rng.standard_normal()) + 0.35 * rng.standard_normal()))
 
 
 def _structured_light(rng: np.random.Generator) -> dict[str, Any]:

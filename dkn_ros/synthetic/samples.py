@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dkn_ros.config import TrainingConfig
 from dkn_ros.preprocess import Target, guidance_image, target_image
-from dkn_ros.synthetic.cameras import antialiasing_believed, random_camera
+from dkn_ros.synthetic.cameras import antialiasing_believed, distance_believed, random_camera
 from dkn_ros.synthetic.degradation import degrade, lower
 from dkn_ros.synthetic.scene import Scene
 from dkn_ros.synthetic.sensor import grained_noise, wobbled
@@ -43,7 +43,7 @@ class Sample:
     target: FloatImage  # cropxcrop, as are those below
     validity: FloatImage
     truth: FloatImage
-    traits: FloatImage  # 2, see `Traits.encoded`
+    traits: FloatImage  # 3, see `Traits.encoded`
 
 
 class SceneStore:
@@ -82,8 +82,8 @@ class SceneStore:
         while True:
             camera = random_camera(rng, *ratios, noiseless=config.noiseless)  # another one, too, if it saw nothing
             rgb, depth = self.frames[int(rng.integers(len(self.frames)))]
-            rgb, truth = _crop(rgb, depth, config, _zoom(config.crop, ratios, rng), rng)
-            truth = _recorded(truth, config, rng)
+            rgb, truth, beside = _crop(rgb, depth, config, _zoom(config.crop, ratios, rng), rng)
+            truth, wander = _recorded(truth, config, rng)
             low = degrade(truth, camera, rng, rgb)
             if not np.isnan(low).all():
                 break
@@ -92,6 +92,9 @@ class SceneStore:
         target = target_image(low, config.crop, config.crop, _guess(low, truth, rng))
         image, true, share = _placed(target, truth, float(np.ptp(depth)), rng)
         traits = Traits(antialiasing_believed(camera, rng), target.traits.noise * share)
+        if config.options.get("alignment", False):  # else no number is drawn: as the crops of other recipes were
+            distance = distance_believed(float(np.hypot(beside, wander)), rng)
+            traits = traits._replace(aligned=float(np.exp(-distance / 2)))
         guidance = guidance_image(_colour_variation(rgb, rng), bool(config.options.get("rgb", False)))
         return Sample(guidance, image, target.validity, true, traits.encoded())
 
@@ -107,9 +110,13 @@ def _counted(numbers: range, progress: bool) -> Iterable[int]:
     return tqdm(numbers, desc="scenes", unit="scene", disable=not progress)
 
 
-def typical_crops(colour: bool = False, count: int = 60, scenes: int = 4) -> list[Sample]:
-    """A few crops as a training draws them, the same ones at every call.  colour: guidance of three channels."""
-    store, config = SceneStore(scenes, TYPICAL_SEED, progress=False), TrainingConfig(crop=144, options={"rgb": colour})
+def typical_crops(colour: bool = False, count: int = 60, scenes: int = 4, alignment: bool = False) -> list[Sample]:
+    """A few crops as a training draws them, the same ones at every call.
+
+    colour: guidance of three channels.  alignment: with the third of `Traits`.
+    """
+    options = {"rgb": colour, "alignment": alignment}
+    store, config = SceneStore(scenes, TYPICAL_SEED, progress=False), TrainingConfig(crop=144, options=options)
     return [store.draw(config, np.random.default_rng((TYPICAL_SEED, 2, i))) for i in range(count)]
 
 
@@ -135,8 +142,11 @@ def _zoom(crop: int, ratios: tuple[float, float], rng: np.random.Generator) -> i
 
 def _crop(
     rgb: NDArray[np.uint8], depth: FloatImage, config: TrainingConfig, zoom: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], FloatImage]:
-    """The same square of both images, the colour sometimes shifted, both sometimes mirrored or made smaller."""
+) -> tuple[NDArray[np.uint8], FloatImage, float]:
+    """The same square of both images, the colour sometimes shifted, both sometimes mirrored or made smaller.
+
+    The last is how far edges are shifted across themselves, root mean square, in pixels of the crop.
+    """
     size = config.crop * zoom
     reach = int(config.misregistration) if rng.random() < config.misregistered else 0
     reach = min(reach, (depth.shape[0] - size) // 2)
@@ -155,7 +165,7 @@ def _crop(
         colour, crop = colour[:, ::-1], crop[:, ::-1]
     if rng.random() < 0.2:
         colour, crop = colour[::-1], crop[::-1]
-    return np.ascontiguousarray(colour), np.ascontiguousarray(crop)
+    return np.ascontiguousarray(colour), np.ascontiguousarray(crop), float(np.hypot(dy, dx)) / 2**0.5 / zoom
 
 
 def _has_edges(depth: FloatImage) -> bool:
@@ -165,19 +175,23 @@ def _has_edges(depth: FloatImage) -> bool:
     return bool(np.mean(steps > 0.08 * coarse[1:, 1:]) > 0.015)
 
 
-def _recorded(truth: FloatImage, config: TrainingConfig, rng: np.random.Generator) -> FloatImage:
-    """True depth as the references of real frames show it: sensors record it, so outlines wander and surfaces wave.
+def _recorded(truth: FloatImage, config: TrainingConfig, rng: np.random.Generator) -> tuple[FloatImage, float]:
+    """True depth as the references of real frames show it, and how far its outlines wander, pixels.
+
+    Sensors record it, so outlines wander and surfaces wave.
 
     A network that learned on perfect truth alone makes every depth edge a step at the colour edge, also where sensor
     and truth have a slope or another outline.
     """
+    wander = 0.0
     if rng.random() < config.rough_truth:
-        truth = wobbled(truth, float(rng.uniform(0.0, 2.0)), float(rng.uniform(2.0, 6.0)), rng)
+        wander = float(rng.uniform(0.0, 2.0))
+        truth = wobbled(truth, wander, float(rng.uniform(2.0, 6.0)), rng)
         relief = grained_noise(truth.shape, float(rng.uniform(4.0, 12.0)), rng)
         truth = truth * (1 + np.float32(0.006 * rng.random()) * relief)
     if config.soft_edges and rng.random() < config.soft_edges:
         truth = np.asarray(cv2.GaussianBlur(truth, (0, 0), float(rng.uniform(0.4, 1.6))), np.float32)
-    return truth
+    return truth, wander
 
 
 def _guess(low: FloatImage, truth: FloatImage, rng: np.random.Generator) -> FloatImage | None:
