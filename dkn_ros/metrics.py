@@ -52,8 +52,8 @@ def enlarged(mask: Mask, factor: int) -> Mask:
     return np.repeat(np.repeat(mask, factor, axis=0), factor, axis=1)
 
 
-def near_edges(truth: FloatImage) -> Mask:
-    """HxW, true at most EDGE_REACH pixels (Euclidean) from a pixel beside a depth edge, see EDGE_STEP."""
+def near_edges(truth: FloatImage, reach: float = EDGE_REACH) -> Mask:
+    """HxW, true at most `reach` pixels (Euclidean) from a pixel beside a depth edge, see EDGE_STEP."""
     edge = np.zeros(truth.shape, bool)
     for first, second in (
         ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
@@ -63,7 +63,7 @@ def near_edges(truth: FloatImage) -> Mask:
         step = np.abs(a - b) > EDGE_STEP * np.minimum(a, b)  # never of NaN
         edge[first] |= step
         edge[second] |= step
-    return _distance(edge) <= EDGE_REACH
+    return _distance(edge) <= reach
 
 
 def still(luminances: tuple[FloatImage, FloatImage], truths: tuple[FloatImage, FloatImage]) -> Mask:

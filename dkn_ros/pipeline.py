@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dkn_ros.alignment import Alignment
 from dkn_ros.buffers import Buffers
 from dkn_ros.clock import StageClock
 from dkn_ros.confidence import confidence as write_confidence
@@ -99,6 +100,11 @@ class Pipeline:
     def notes(self) -> tuple[str, ...]:
         """What went wrong with devices and how it went on, a line each, oldest first; any frame may add to them."""
         return tuple(self._ladder.notes)
+
+    @property
+    def alignment(self) -> Alignment | None:
+        """Where the colour of the last frame's depth was looked at, see `align_colour`; None: where it is."""
+        return self._intake.aligner.alignment
 
     @property
     def misregistered(self) -> str:

@@ -34,9 +34,11 @@ SAMPLES = 5_000
 """About so many pixels are looked at for the noise."""
 UNKNOWN_DISTANCE = 1.4
 """Pixels between depth and colour edges that the network is told where none are known."""
-MEANS_TELL = 0.7
-"""Share of its belief in colour edges that the network is told less of where depth pixels are means: their values say
-themselves where an edge lies, and the references of real cameras have it there."""
+MEANS_TELL = 0.85
+"""Where depth pixels are means their values say themselves where an edge lies: so much less of what colour edges are
+worth is the network told then."""
+SAMPLES_TELL = 0.5
+"""And at a ratio of 2 the pixels of both sides, too: more than this the network is not told there."""
 FULL_NOISE = 8.0
 """Steps of a factor of two that the noise's code spans."""
 
@@ -86,7 +88,12 @@ def traits_of(
     """
     deviation = noise(depth, buffers)
     means = antialiased(depth, ratio, deviation)
-    return Traits(means, deviation / span, aligned * (1 - MEANS_TELL * means))
+    return Traits(means, deviation / span, min(aligned, most_told(ratio)) * (1 - MEANS_TELL * max(0.0, 2 * means - 1)))
+
+
+def most_told(ratio: float) -> float:
+    """The most that the network is told of `Traits.aligned` at a ratio; set, as is MEANS_TELL, on measured frames."""
+    return SAMPLES_TELL + (1 - SAMPLES_TELL) * min(1.0, abs(np.log2(max(ratio, 1.0)) - 1))
 
 
 def antialiased(depth: FloatImage, ratio: float, deviation: float = 0.0) -> float:

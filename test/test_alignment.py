@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from dkn_ros.buffers import Buffers
 from dkn_ros.config import PipelineConfig
 from dkn_ros.metrics import rmse
 from dkn_ros.pipeline import Pipeline
+from dkn_ros.synthetic.alignment_check import draw, errors, table
+from dkn_ros.synthetic.confidence_fit import OTHER_ROOMS
 from dkn_ros.synthetic.scene import Scene
 
 
@@ -148,6 +152,20 @@ def test_depth_edges_are_where_depth_steps() -> None:
     assert rows[along > 0].min() == 10.5 and rows[along > 0].max() == 29.5
     depth[12, 20] = np.nan
     assert len(depth_edges(depth, 120, 80, Buffers())[0]) < 90
+
+
+def test_the_check_shows_what_it_is_worth(tmp_path: Path) -> None:
+    """Of one room through a raw Kinect, with the shipped weights; bicubic does not look at the colour."""
+    pipeline, (room, *_) = Pipeline(PipelineConfig(device="cpu")), OTHER_ROOMS
+    found = errors(pipeline, [room])
+    for methods in found.values():
+        (bicubic,), (beside,), (moved_,) = methods.values()
+        assert moved_ < beside and moved_ < bicubic
+    assert found[8]["colour moved"][0] < 0.9 * found[8]["colour as it is"][0]
+    lines = table(found).splitlines()
+    assert len(lines) == 3 and "1.00)" in lines[1]
+    draw(pipeline, room, tmp_path / "a.png")
+    assert cv2.imread(str(tmp_path / "a.png")).shape[2] == 3
 
 
 @pytest.mark.parametrize("aligned", [True, False])

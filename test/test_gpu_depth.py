@@ -27,7 +27,7 @@ from dkn_ros.postprocess import back_project, reach
 from dkn_ros.preprocess import Target, pool, shrink, target_image
 from dkn_ros.resampling import resample
 from dkn_ros.resolution import covering, form_of, pooled
-from dkn_ros.traits import MEANS_TELL, Traits, traits_of
+from dkn_ros.traits import Traits, traits_of
 
 FloatImage = NDArray[np.float32]
 CPU = torch.device("cpu")
@@ -184,7 +184,7 @@ def test_a_constant_frame_and_an_empty_one() -> None:
     grid = TargetGrid((6, 8), (24, 32), CPU)
     flat = grid(examined(np.full((6, 8), 2.0, np.float32)), torch.tensor(0.4))
     assert float(flat.low) == 2 and float(flat.span) == 1 and not flat.image.any() and not flat.distance.any()
-    assert [float(t) for t in flat.traits] == pytest.approx([0.5, 0.0, 0.4 * (1 - 0.5 * MEANS_TELL)])
+    assert [float(t) for t in flat.traits] == pytest.approx([0.5, 0.0, 0.4])
     empty = grid(examined(np.full((6, 8), np.nan, np.float32)), torch.tensor(0.4))
     assert empty.low.isnan() and empty.image.isnan().all() and not empty.validity.any()
 

@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from dkn_ros.preprocess import target_image
 from dkn_ros.synthetic.degradation import CameraModel, degrade, lower
 from dkn_ros.synthetic.scene import Scene
-from dkn_ros.traits import ENOUGH_EDGES, MEANS_TELL, UNKNOWN, Traits, antialiased, coarser, noise, traits_of
+from dkn_ros.traits import (
+    ENOUGH_EDGES,
+    MEANS_TELL,
+    SAMPLES_TELL,
+    UNKNOWN,
+    Traits,
+    antialiased,
+    coarser,
+    noise,
+    traits_of,
+)
 
 FloatImage = NDArray[np.float32]
 
@@ -172,9 +182,11 @@ def test_what_is_told_of_colour_edges_is_less_for_means_and_more_on_a_coarse_gri
     cliffs = np.repeat(np.where(np.arange(16) % 2, np.float32(2), np.float32(1)), 12)
     samples, means = (np.tile(row, (40, 1)) for row in (cliffs, np.convolve(cliffs, (0.5, 0.5), "same")))
     told = [traits_of(np.ascontiguousarray(depth, np.float32), 8, 1.0, aligned=0.8) for depth in (samples, means)]
-    assert told[0].antialiased < 0.2 and told[0].aligned > 0.68
-    assert told[1].antialiased > 0.8 and told[1].aligned < 0.36
-    assert traits_of(np.tile(ground, (40, 1)), 8, 1.0).aligned == pytest.approx(UNKNOWN * (1 - 0.5 * MEANS_TELL))
+    assert told[0].antialiased < 0.2 and told[0].aligned == 0.8
+    assert told[1].antialiased > 0.9 and told[1].aligned < 0.9 * (1 - 0.8 * MEANS_TELL)
+    assert traits_of(np.tile(ground, (40, 1)), 8, 1.0).aligned == UNKNOWN
+    for ratio, wanted in ((1, 0.9), (2, SAMPLES_TELL), (4, 0.9), (16, 0.9)):
+        assert traits_of(np.tile(ground, (40, 1)), ratio, 1.0, aligned=0.9).aligned == pytest.approx(wanted)
     assert coarser(float(np.exp(-2 / 2)), 0.5) == pytest.approx(np.exp(-1 / 2))
     assert Traits(0.2, 0.0, 0.8).encoded()[2] == np.float32(0.8)
 

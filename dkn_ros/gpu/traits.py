@@ -19,6 +19,7 @@ from dkn_ros.traits import (
     QUIET,
     SAMPLES,
     SMALLEST_STEP,
+    most_told,
 )
 
 
@@ -43,7 +44,8 @@ class Traits(NamedTuple):
 def traits_of(edges: Edges, ratio: float, noise: Tensor, aligned: Tensor) -> Traits:
     """See `traits.traits_of`.  edges: of the depth.  noise: in parts of its range.  aligned: of this grid."""
     means = edges.antialiased(ratio)
-    return Traits(means, noise, aligned * (1 - MEANS_TELL * means))
+    share = 1 - MEANS_TELL * (2 * means - 1).clamp(min=0)
+    return Traits(means, noise, aligned.clamp(max=most_told(ratio)) * share)
 
 
 class Edges(NamedTuple):
