@@ -34,8 +34,8 @@ STEEPEST = 15.0
 """Grey levels a pixel above which a gradient counts no more: one white window frame must not outvote all the rest."""
 GAIN, CERTAIN = 1.35, 7.0
 """A move must raise the sum of the gradients by this factor, and by so many standard deviations of it."""
-PROMISE = 1.25
-"""A few trials must raise the sum by this factor, or nothing is searched."""
+PROMISE = 1.2
+"""A few trials, near by or far and wide, must raise the sum by this factor, or nothing is searched."""
 MET, BESIDE = 1.04, 1.10
 """What a few trials near by raise the sum by where depth edges lie on colour edges, and where they do not; measured on
 public frames: up to 1.06 for Redwood, ICL-NUIM and two of NYU v2, from 1.08 on for TUM, SUN RGB-D and 7-Scenes."""
@@ -90,7 +90,8 @@ SEARCH = (
     Stage(3.0, Alignment(0.04, 6.0, 5.0, 8.0), 1500),
     Stage(1.0, Alignment(0.015, 2.5, 2.0, 4.0), 800),
 )
-PROBE = (Stage(2.0, Alignment(0.02, 6.0, 6.0, 6.0), 400),)
+NEAR_BY = (Stage(2.0, Alignment(0.02, 6.0, 6.0, 6.0), 400),)
+FAR_AND_WIDE = (Stage(4.0, SEARCH[0].reach, 400),)
 TRACK = (Stage(1.5, Alignment(0.01, 2.0, 2.0, 3.0), 400),)
 _TRIALS = np.random.default_rng(0).uniform(-1, 1, (SEARCHES, sum(stage.trials for stage in SEARCH), 4))
 
@@ -161,9 +162,9 @@ class Aligner:
         before, fineness = self.alignment, _fineness(depth, edges)
         if before is None:
             self._pause = PAUSE
-            gain = edges.fit(points, PROBE, Alignment(), fineness).gain
-            self.aligned = float(np.interp(gain, (MET, BESIDE), (ON, OFF)))
-            if gain < PROMISE:
+            near, far = (edges.fit(points, stages, Alignment(), fineness).gain for stages in (NEAR_BY, FAR_AND_WIDE))
+            self.aligned = float(np.interp(near, (MET, BESIDE), (ON, OFF)))
+            if max(near, far) < PROMISE:
                 return
             fits = [edges.fit(points, SEARCH, Alignment(), fineness, number) for number in range(SEARCHES)]
             fit = max(fits, key=lambda found: found.gain)

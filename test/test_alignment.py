@@ -165,7 +165,7 @@ def test_the_check_shows_what_it_is_worth(tmp_path: Path) -> None:
     lines = table(found).splitlines()
     assert len(lines) == 3 and "1.00)" in lines[1]
     draw(pipeline, room, tmp_path / "a.png")
-    assert cv2.imread(str(tmp_path / "a.png")).shape[2] == 3
+    assert cv2.imread(str(tmp_path / "a.png")) is not None
 
 
 @pytest.mark.parametrize("aligned", [True, False])
