@@ -25,6 +25,8 @@ SIZE = 12, 16
 class Failing:
     """A pipeline whose device has gone; notes what was asked of it."""
 
+    misregistered = ""
+
     def __init__(self) -> None:
         self.looked = 0
 
