@@ -30,8 +30,8 @@ WIDTH = 640
 """Colour edges are looked for in an image no wider than this."""
 FEWEST, MOST = 60, 600
 """Depth edges that a frame must have, and about how many are looked at."""
-STEEPEST = 15.0
-"""Grey levels a pixel above which a gradient counts no more: one white window frame must not outvote all the rest."""
+STEEPEST = 16.0
+"""Grey levels a pixel from which on a gradient counts no more: one white window frame must not outvote all the rest."""
 GAIN, CERTAIN = 1.35, 7.0
 """A move must raise the sum of the gradients by this factor, and by so many standard deviations of it."""
 PROMISE = 1.2
@@ -204,19 +204,21 @@ class ColourEdges:
         cv2.GaussianBlur(grey, (0, 0), 0.8, soft)
         self._gradients = [self._gradient(soft, name, *along) for name, along in (("across", (1, 0)), ("down", (0, 1)))]
 
-    def _gradient(self, grey: NDArray[np.uint8], name: str, x: int, y: int) -> FloatImage:
-        gradient = self._buffers.array(f"gradient {name}", grey.shape)
-        cv2.Sobel(grey, cv2.CV_32F, x, y, gradient, scale=0.25)
-        np.abs(gradient, out=gradient)
-        return np.minimum(gradient, np.float32(STEEPEST), out=gradient)
+    def _gradient(self, grey: NDArray[np.uint8], name: str, x: int, y: int) -> NDArray[np.uint8]:
+        """In parts of STEEPEST."""
+        steep = self._buffers.array(f"steep {name}", grey.shape, np.int16)
+        cv2.Sobel(grey, cv2.CV_16S, x, y, steep)  # 4 times the grey levels a pixel
+        gradient = self._buffers.array(f"gradient {name}", grey.shape, np.uint8)
+        cv2.convertScaleAbs(steep, gradient, alpha=256 / (4 * STEEPEST))
+        return gradient
 
-    def blurred(self, deviation: float) -> list[FloatImage]:
+    def blurred(self, deviation: float) -> list[NDArray[np.uint8]]:
         """Gradients across and down, blurred so far."""
-        names = ("blurred across", "blurred down")
-        return [
-            np.asarray(cv2.GaussianBlur(g, (0, 0), deviation, self._buffers.array(name, g.shape)))
-            for g, name in zip(self._gradients, names, strict=True)
-        ]
+        made = []
+        for name, gradient in zip(("blurred across", "blurred down"), self._gradients, strict=True):
+            made.append(self._buffers.array(name, gradient.shape, np.uint8))
+            cv2.GaussianBlur(gradient, (0, 0), deviation, made[-1])
+        return made
 
     def fit(
         self, points: FloatImage, stages: tuple[Stage, ...], start: Alignment, fineness: float, number: int = 0
@@ -281,12 +283,13 @@ def _distance(points: FloatImage, alignment: Alignment) -> float:
     return float(np.hypot(across, alignment.scale * y + alignment.down).mean())
 
 
-_IMAGE = types.float32[:, ::1]
+_IMAGE = _POINTS = types.float32[:, ::1]
+_GRADIENT = types.uint8[:, ::1]
 _PARAMETERS = types.float64[::1]
 
 
 @compiled(
-    types.int64(any_image(types.float32, 2), *4 * (types.float32,), types.int64, _IMAGE),
+    types.int64(any_image(types.float32, 2), *4 * (types.float32,), types.int64, _POINTS),
     nogil=True, error_model="numpy",
 )  # fmt: skip
 def _edges(depth, smallest, flat, across, down, every, out):  # type: ignore[no-untyped-def]
@@ -323,7 +326,7 @@ def _edges(depth, smallest, flat, across, down, every, out):  # type: ignore[no-
 
 
 @compiled(
-    types.float64(_IMAGE, _IMAGE, _IMAGE, _PARAMETERS, types.float32[::1]),
+    types.float64(_GRADIENT, _GRADIENT, _POINTS, _PARAMETERS, types.float32[::1]),
     nogil=True, fastmath=True, error_model="numpy",
 )  # fmt: skip
 def _sum(across, down, points, move, values):  # type: ignore[no-untyped-def]
@@ -355,7 +358,7 @@ def _likelihood(move, usual):  # type: ignore[no-untyped-def]
 
 @compiled(
     types.void(
-        _IMAGE, _IMAGE, _IMAGE, _PARAMETERS, _PARAMETERS, _PARAMETERS, types.float64[:, ::1], types.float32[::1]
+        _GRADIENT, _GRADIENT, _POINTS, _PARAMETERS, _PARAMETERS, _PARAMETERS, types.float64[:, ::1], types.float32[::1]
     ),
     nogil=True, error_model="numpy",
 )  # fmt: skip
