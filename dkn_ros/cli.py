@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _command(commands, "parameters", "print a ROS parameter file with every parameter and its default", work.parameters)
 
-    weights = commands.add_parser("weights", help="list, show, import or export weight files").add_subparsers(
+    weights = commands.add_parser("weights", help="list, show, import, prune or export weight files").add_subparsers(
         dest="action", required=True, metavar="ACTION"
     )
     _command(weights, "list", "the weights that come with the package", work.weights_list, "weights list")
@@ -142,6 +142,15 @@ def _parser() -> argparse.ArgumentParser:
     bring.add_argument(
         "--ratio", type=float, metavar="R", help="the ratio it was trained for; others then work at the size that fits"
     )
+    slim = _command(
+        weights,
+        "prune",
+        "leave out channels that never fire: the same result sooner",
+        work.weights_prune,
+        "weights prune",
+    )
+    slim.add_argument("weights", metavar="NAME|FILE")
+    slim.add_argument("-o", "--output", metavar="FILE", required=True, help="the .safetensors file, its card beside it")
     give = _command(weights, "export", "write a network for another runtime", work.weights_export, "weights export")
     give.add_argument("weights", metavar="NAME|FILE")
     give.add_argument("-o", "--output", metavar="FILE.onnx", required=True)

@@ -249,6 +249,18 @@ def weights_import(given: argparse.Namespace) -> int:
     return 0
 
 
+def weights_prune(given: argparse.Namespace) -> int:
+    """Leave out channels that never fire."""
+    from dkn_ros.weights import load_model, prune
+
+    before, _ = load_model(given.weights)
+    card = prune(given.weights, Path(given.output))
+    after, _ = load_model(given.output)
+    counts = (sum(p.numel() for p in model.parameters()) for model in (before, after))
+    print(f"{given.output}: {' -> '.join(map(str, counts))} parameters, options {card.options}, sha256 {card.sha256}")
+    return 0
+
+
 def weights_export(given: argparse.Namespace) -> int:
     """Write a network as ONNX."""
     from dkn_ros.export import export_onnx, read_size

@@ -32,6 +32,10 @@ class WeightsError(ValueError):
     """A weight file or card that cannot be used; the message is one line that says what to do."""
 
 
+PRUNING_CROPS = 300, 20
+"""Crops and scenes on which a channel has to fire once, or it is left out."""
+
+
 @dataclass(frozen=True)
 class Card:
     """What is known of a weight file."""
@@ -150,6 +154,22 @@ def save_weights(network: torch.nn.Module, path: Path, **about: Any) -> Card:
     write_atomically(path, data)
     write_atomically(path.with_suffix(".yaml"), yaml.safe_dump(dataclasses.asdict(card), sort_keys=False).encode())
     return card
+
+
+def prune(source: str, output: Path) -> Card:
+    """Write the network of a name or file without the channels that never fire, see `models.pruning`; all else stays.
+
+    Raises WeightsError for weights that cannot be loaded.
+    """
+    from dkn_ros.models.pruning import pruned
+    from dkn_ros.synthetic.samples import typical_crops
+
+    model, card = load_model(source)
+    o = model.options
+    small = pruned(model, typical_crops(o.rgb, *PRUNING_CROPS, alignment=o.alignment))
+    slim = {name: list(getattr(small.options, name)) for name in ("guidance_channels", "target_channels")}
+    kept = {f.name: getattr(card, f.name) for f in dataclasses.fields(card) if f.name not in ("name", "file", "sha256")}
+    return save_weights(small, output, **{**kept, "options": card.options | {n: c for n, c in slim.items() if c}})
 
 
 def import_checkpoint(source: Path, output: Path, ratio: float | None = None) -> Card:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_guidance_blocks_are_those_of_the_cpu(shape: tuple[int, ...], colour: bo
 @pytest.mark.parametrize(
     "told", [{}, {"validity": True}, {"validity": True, "traits": True, "alignment": True}], ids=str
 )
-def test_target_blocks_are_those_of_the_cpu(told: dict[str, bool]) -> None:
+def test_target_blocks_are_those_of_the_cpu(told: dict[str, Any]) -> None:
     images = np.random.default_rng(2).random((3, 13, 18), np.float32)
     target = Target(images[0], images[1], images[2], 1.0, 3.0, 2.0, Traits(0.25, 0.001))
     planes = [tensor(image) for image in images[: 1 + told.get("validity", False)]]

@@ -17,6 +17,7 @@ from dkn_ros.buffers import Buffers
 from dkn_ros.depth import to_metres
 from dkn_ros.device import exact_float32
 from dkn_ros.models.fdkn import FDKN, pad
+from dkn_ros.models.pruning import widened
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.postprocess import LEAST_SHARE, back_project
 from dkn_ros.resampling import resample
@@ -46,14 +47,15 @@ def published_filter(
 class Published:
     """Guided depth upsampling the published way, with the weights and on the device of a pipeline.
 
-    Its float32 has all of its digits on a GPU too, where PyTorch would convolve with 10 bits of them (TF32).  It fills
-    no holes by a pass of the network and marks no pixel invalid: for depth without holes, where the pipeline does
-    neither.
+    The network has its channels as in the paper, with those that were pruned.  Its float32 has all of its digits on a
+    GPU too, where PyTorch would convolve with 10 bits of them (TF32).  It fills no holes by a pass of the network and
+    marks no pixel invalid: for depth without holes, where the pipeline does neither.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._model, self._card = load_model(pipeline.config.weights)  # its own: the pipeline changes number types
+        model, self._card = load_model(pipeline.config.weights)  # its own: the pipeline changes number types
+        self._model = widened(model)
         exact_float32(pipeline.device)
         self._model.to(pipeline.device)
 

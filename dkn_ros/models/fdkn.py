@@ -12,6 +12,7 @@ the target and how to weigh the samples.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from dkn_ros.sampling import WINDOW, deformable_average
 
 STRIDE = 4
+CONVOLUTIONS = tuple(f"conv{i}" for i in range(1, 7))
 Heads = tuple[Tensor, Tensor]
 """What a tower predicts, see `Tower.forward`."""
 
@@ -47,6 +49,10 @@ class FDKNOptions:
     """The target tower is also told two numbers on the camera, see `traits.Traits`."""
     alignment: bool = False
     """And the third of them, how well colour lies on depth; with `traits` only."""
+    guidance_channels: tuple[int, ...] = ()
+    """Of each of the guidance tower's six convolutions, where they are others than n1 makes them, see `pruning`."""
+    target_channels: tuple[int, ...] = ()
+    """Likewise of the target tower's, and n2."""
     published_grid: bool = False
     """Sample where the authors' published code samples, see `sampling_grid`; for their checkpoints."""
 
@@ -55,7 +61,20 @@ class FDKNOptions:
         """How many numbers of `traits.Traits.encoded` the target tower is told."""
         return (3 if self.alignment else 2) if self.traits else 0
 
+    def channels(self, tower: str) -> tuple[int, ...]:
+        """Of the six convolutions of the tower "guidance" or "target"."""
+        last: int = self.n1 if tower == "guidance" else self.n2
+        given: tuple[int, ...] = getattr(self, f"{tower}_channels")
+        return given or (last // 4, last // 4, last // 2, last // 2, last, last)
+
     def __post_init__(self) -> None:
+        for name in ("guidance_channels", "target_channels"):
+            given = getattr(self, name)
+            if isinstance(given, list):  # as a card has it
+                object.__setattr__(self, name, tuple(given))
+            given = getattr(self, name)
+            if given and not (len(given) == 6 and all(type(n) is int and n > 0 for n in given)):
+                raise ValueError(f"{name} is {given!r}; wanted: six positive numbers")
         for f in fields(self):
             value = getattr(self, f.name)
             if type(value) is not type(f.default):
@@ -72,32 +91,38 @@ class FDKNOptions:
 class Tower(nn.Module):
     """Six 3 x 3 convolutions and the two 1 x 1 heads of one sub-network (Table 2)."""
 
-    def __init__(self, in_channels: int, channels: int, kernel_size: int, traits: int = 0) -> None:
+    def __init__(self, in_channels: int, channels: Sequence[int], kernel_size: int, traits: int = 0) -> None:
         super().__init__()
-        quarter, half = channels // 4, channels // 2
+        one, two, three, four, five, six = channels
         subpixels = STRIDE * STRIDE
-        self.conv1 = nn.Conv2d(in_channels * subpixels + traits, quarter, 3, padding=1)
-        self.conv1_bn = nn.BatchNorm2d(quarter)
-        self.conv2 = nn.Conv2d(quarter, quarter, 3, padding=1)
-        self.conv3 = nn.Conv2d(quarter, half, 3, padding=1)
-        self.conv3_bn = nn.BatchNorm2d(half)
-        self.conv4 = nn.Conv2d(half, half, 3, padding=1)
-        self.conv5 = nn.Conv2d(half, channels, 3, padding=1)
-        self.conv5_bn = nn.BatchNorm2d(channels)
-        self.conv6 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_weight = nn.Conv2d(channels, kernel_size**2 * subpixels, 1)
-        self.conv_offset = nn.Conv2d(channels, 2 * kernel_size**2 * subpixels, 1)
+        self.conv1 = nn.Conv2d(in_channels * subpixels + traits, one, 3, padding=1)
+        self.conv1_bn = nn.BatchNorm2d(one)
+        self.conv2 = nn.Conv2d(one, two, 3, padding=1)
+        self.conv3 = nn.Conv2d(two, three, 3, padding=1)
+        self.conv3_bn = nn.BatchNorm2d(three)
+        self.conv4 = nn.Conv2d(three, four, 3, padding=1)
+        self.conv5 = nn.Conv2d(four, five, 3, padding=1)
+        self.conv5_bn = nn.BatchNorm2d(five)
+        self.conv6 = nn.Conv2d(five, six, 3, padding=1)
+        self.conv_weight = nn.Conv2d(six, kernel_size**2 * subpixels, 1)
+        self.conv_offset = nn.Conv2d(six, 2 * kernel_size**2 * subpixels, 1)
 
     def forward(self, image: Tensor, traits: Tensor | None = None) -> Heads:
         """BxCxHxW, H and W multiples of 4 -> weights Bx16NxH/4xW/4 in 0..1, offsets Bx32NxH/4xW/4 in pixels.
 
         traits: BxT, numbers that hold for the whole image.
         """
-        x = F.pixel_unshuffle(image, STRIDE)
-        if traits is not None:
-            x = torch.cat((x, traits[:, :, None, None].expand(-1, -1, *x.shape[-2:])), dim=1)
-        logits, offsets = self.layers(x)
+        logits, offsets = self.layers(_unshuffled(image, traits))
         return torch.sigmoid(logits), offsets
+
+    def activations(self, image: Tensor, traits: Tensor | None = None) -> Iterator[Tensor]:
+        """What each convolution gives behind its ReLU; arguments as of `forward`."""
+        x = _unshuffled(image, traits)
+        for name in CONVOLUTIONS:
+            x = getattr(self, name)(x)
+            norm = getattr(self, f"{name}_bn", None)
+            x = F.relu(x if norm is None else norm(x))
+            yield x
 
     def layers(self, x: Tensor) -> Heads:
         """The same, but weights before the sigmoid, of what is unshuffled already, traits included, see `blocks`."""
@@ -117,8 +142,8 @@ class FDKN(nn.Module):
         super().__init__()
         self.options = options or FDKNOptions()
         o = self.options
-        self.guidance = Tower(3 if o.rgb else 1, o.n1, o.kernel_size) if o.guided else None
-        self.target = Tower(2 if o.validity else 1, o.n2, o.kernel_size, traits=o.told)
+        self.guidance = Tower(3 if o.rgb else 1, o.channels("guidance"), o.kernel_size) if o.guided else None
+        self.target = Tower(2 if o.validity else 1, o.channels("target"), o.kernel_size, traits=o.told)
         self.triton = False
         """Whether Triton's kernels train it: on a GPU on which `training_kernels.use_triton` has tried them."""
         self._spread_samples()
@@ -190,6 +215,12 @@ class FDKN(nn.Module):
 
     def target_heads(self, target: Tensor, validity: Tensor | None, traits: Tensor | None) -> Heads:
         """What the target tower, in whatever number type it works, makes of padded images and of what is known."""
+        return self.target(*self.target_input(target, validity, traits))
+
+    def target_input(
+        self, target: Tensor, validity: Tensor | None, traits: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What of padded images and of what is known the target tower is given."""
         seen = target
         if self.options.validity:
             if validity is None:
@@ -197,11 +228,11 @@ class FDKN(nn.Module):
             seen = torch.cat((target, validity), dim=1)
         kind = self.target.conv1.weight.dtype if not torch.is_autocast_enabled(target.device.type) else target.dtype
         if not self.options.traits:
-            return self.target(seen.to(kind))
+            return seen.to(kind), None
         if traits is None:
             wanted = f"traits Bx{self.options.told}"
             raise ValueError(f"these weights were trained with traits of the camera; wanted: {wanted}")
-        return self.target(seen.to(kind), traits[:, : self.options.told].to(kind))
+        return seen.to(kind), traits[:, : self.options.told].to(kind)
 
     def kernels(self, guidance_heads: Heads | None, target_heads: Heads) -> tuple[Tensor, Tensor]:
         """Weights BxNxHxW and offsets Bx2NxHxW, float32, from the heads of both towers (equations 5 to 7)."""
@@ -231,6 +262,12 @@ def pad(image: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     right, bottom = -width % STRIDE, -height % STRIDE
     return F.pad(image, (0, right, 0, bottom), mode="replicate") if right or bottom else image
+
+
+def _unshuffled(image: Tensor, traits: Tensor | None) -> Tensor:
+    """Blocks as channels, and behind them the traits."""
+    x = F.pixel_unshuffle(image, STRIDE)
+    return x if traits is None else torch.cat((x, traits[:, :, None, None].expand(-1, -1, *x.shape[-2:])), dim=1)
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:
