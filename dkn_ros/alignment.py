@@ -39,7 +39,7 @@ PROMISE = 1.2
 MET, BESIDE = 1.04, 1.10
 """What a few trials near by raise the sum by where depth edges lie on colour edges, and where they do not; measured on
 public frames: up to 1.06 for Redwood, ICL-NUIM and two of NYU v2, from 1.08 on for TUM, SUN RGB-D and 7-Scenes."""
-ON, OFF, MOVED = 1.0, 0.15, 0.5
+ON, OFF, MOVED = 0.75, 0.05, 0.3
 """What the network is told then, and where the colour is moved, see `Traits.aligned`."""
 PAUSE = 30
 """Frames until a camera that seems registered is looked at again."""

@@ -37,7 +37,7 @@ UNKNOWN_DISTANCE = 1.4
 MEANS_TELL = 0.85
 """Where depth pixels are means their values say themselves where an edge lies: so much less of what colour edges are
 worth is the network told then."""
-SAMPLES_TELL = 0.5
+SAMPLES_TELL = 0.4
 """And at a ratio of 2 the pixels of both sides, too: more than this the network is not told there."""
 FULL_NOISE = 8.0
 """Steps of a factor of two that the noise's code spans."""
