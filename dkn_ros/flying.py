@@ -8,9 +8,9 @@ noise, time of flight), after the network; wrong is off by more than 5 %, right 
 (`python -m dkn_ros.synthetic.flying_check`):
 
     threshold    wrong pixels removed    right pixels lost    of all pixels
-      0.02              69 %                  0.33 %              3.1 %
-      0.03              61 %                  0.10 %              2.3 %
-      0.05              45 %                  0.02 %              1.5 %
+      0.02              68 %                  0.32 %              3.0 %
+      0.03              59 %                  0.10 %              2.2 %
+      0.05              44 %                  0.02 %              1.4 %
 
 0.03 is what to ask for.  The filter is off by default all the same: what it removes leaves holes along every depth
 edge, 2 % of the image, and whoever wants dense depth gets a wrong pixel there rather than none.

@@ -73,7 +73,7 @@ def test_published_filter_is_the_network(make_model: Any, options: dict[str, Any
     generator = torch.Generator().manual_seed(1)
     guidance = torch.rand(1, 3 if model.options.rgb else 1, 21, 30, generator=generator)
     target, validity = torch.rand(2, 1, 1, 21, 30, generator=generator)
-    traits = torch.tensor([[0.9, 0.3]])
+    traits = torch.tensor([[0.9, 0.3, 0.4]])
     given = (guidance if model.options.guided else None, target, validity, traits)
     with torch.no_grad():
         expected = model(*given)
@@ -153,7 +153,7 @@ def test_multiply_adds_are_what_pytorch_counts(make_model: Any, options: dict[st
     guidance = torch.rand(1, 3 if model.options.rgb else 1, 21, 30, generator=generator)
     target, validity = torch.rand(2, 1, 1, 21, 30, generator=generator)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(guidance if model.options.guided else None, target, validity, torch.tensor([[0.9, 0.3]]))
+        model(guidance if model.options.guided else None, target, validity, torch.tensor([[0.9, 0.3, 0.4]]))
     assert floors.multiply_adds(model, 21, 30) == counter.get_total_flops() / 2 > 1e5
 
 

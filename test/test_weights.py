@@ -47,7 +47,7 @@ def outputs(model: FDKN) -> Tensor:
     guidance, target = random_images(3 if model.options.rgb else 1)
     validity = torch.ones_like(target) if model.options.validity else None
     with torch.no_grad():
-        traits = torch.tensor([[0.9, 0.3]]) if model.options.traits else None
+        traits = torch.tensor([[0.9, 0.3, 0.4]]) if model.options.traits else None
         output: Tensor = model(guidance if model.options.guided else None, target, validity, traits)
     return output
 
