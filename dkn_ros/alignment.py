@@ -3,15 +3,13 @@
 Depth that passes for registered may lie ten pixels beside its colour: another focal length, a baseline that nobody took
 out.  The network would then move depth edges to colour edges that are not theirs.  So the gradients of the colour image
 are summed up over the depth edges, moved by a scale, a shift and a parallax; where a move makes the sum much larger,
-that is how both lie.  On public frames it is 1.5 to 3.1 times as large for 7-Scenes (a raw Kinect) and for a RealSense
-frame of SUN RGB-D, and 1.26 times at most for eight cameras that are registered.
+that is how both lie (`edges`).  The bounds were set on public frames, those of 7-Scenes (a raw Kinect) and a RealSense
+frame of SUN RGB-D on one side, of cameras that are registered on the other.
 
 What moves is the colour, as the network's guide.  The depth stays where the driver put it.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import cv2
 import numba
@@ -20,20 +18,24 @@ from numba.core import types
 from numpy.typing import NDArray
 
 from dkn_ros.buffers import Buffers
-from dkn_ros.compiled import any_image, compiled
+from dkn_ros.compiled import compiled
+from dkn_ros.edges import (
+    FAR_AND_WIDE,
+    FEWEST,
+    NEAR_BY,
+    SEARCH,
+    SEARCHES,
+    TRACK,
+    Alignment,
+    ColourEdges,
+    depth_edges,
+    grid_of,
+)
 from dkn_ros.preprocess import fill_holes
-from dkn_ros.traits import FLAT, SMALLEST_STEP, UNKNOWN
+from dkn_ros.traits import UNKNOWN
 
 FloatImage = NDArray[np.float32]
 
-WIDTH = 640
-"""Colour edges are looked for in an image no wider than this."""
-FEWEST, MOST = 60, 600
-"""Depth edges that a frame must have, and about how many are looked at."""
-STEEPEST = 16.0
-"""Grey levels a pixel from which on a gradient counts no more: one white window frame must not outvote all the rest."""
-GAIN, CERTAIN = 1.35, 7.0
-"""A move must raise the sum of the gradients by this factor, and by so many standard deviations of it."""
 PROMISE = 1.2
 """A few trials, near by or far and wide, must raise the sum by this factor, or nothing is searched."""
 MET, BESIDE = 1.04, 1.10
@@ -49,73 +51,12 @@ FOLLOWS = 0.3
 """Share of a new alignment in the one that is used: colour and depth that are not taken at once change as the camera
 moves, and what the edges tell trembles by some tenths of a pixel."""
 
-UNLIKELY = 0.005
-"""So much less is the sum worth at a move as large as the search's first reach."""
-SEARCHES = 4
-"""So often an alignment is searched, with other trials each time: shelves fit onto each other's edges, too."""
-
-
-class Alignment(NamedTuple):
-    """Where the colour of depth lies: of a point x, y from the centre of the image and z metres away it is at
-    (1 + scale) x + right + parallax / z and (1 + scale) y + down, all in pixels of the colour image.
-    """
-
-    scale: float = 0.0
-    right: float = 0.0
-    down: float = 0.0
-    parallax: float = 0.0
-    """Pixels times metres: focal length times baseline."""
-
-    def enlarged(self, factor: float) -> Alignment:
-        """The same for an image that is `factor` times as large."""
-        return Alignment(self.scale, factor * self.right, factor * self.down, factor * self.parallax)
-
-    def __str__(self) -> str:
-        move = f"{self.right:+.1f} right, {self.down:+.1f} down, {self.parallax:+.1f} / z right"
-        return f"scale {1 + self.scale:.3f}, pixels {move}"
-
-
-class Stage(NamedTuple):
-    """A part of the search."""
-
-    blur: float
-    """Of the gradients, pixels."""
-    reach: Alignment
-    """How far from the best so far a trial may lie at first; in the end a tenth of it."""
-    trials: int
-
-
-SEARCH = (
-    Stage(6.0, Alignment(0.1, 16.0, 10.0, 12.0), 2500),
-    Stage(3.0, Alignment(0.04, 6.0, 5.0, 8.0), 1500),
-    Stage(1.0, Alignment(0.015, 2.5, 2.0, 4.0), 800),
-)
-NEAR_BY = (Stage(2.0, Alignment(0.02, 6.0, 6.0, 6.0), 400),)
-FAR_AND_WIDE = (Stage(4.0, SEARCH[0].reach, 400),)
-TRACK = (Stage(1.5, Alignment(0.01, 2.0, 2.0, 3.0), 400),)
-_TRIALS = np.random.default_rng(0).uniform(-1, 1, (SEARCHES, sum(stage.trials for stage in SEARCH), 4))
-
-
-class Fit(NamedTuple):
-    """What a search found."""
-
-    alignment: Alignment
-    gain: float
-    """Sum of the gradients with it over that without."""
-    certainty: float
-    """Their difference in its standard deviations."""
-
-    @property
-    def sure(self) -> bool:
-        """Whether it is no accident."""
-        return self.gain >= GAIN and self.certainty >= CERTAIN
-
 
 class Aligner:
     """Finds and follows how the colour of one camera lies on its depth; for one thread at a time.
 
-    A camera whose edges meet is looked at in every 30th frame.  Of one whose edges do not, the alignment is searched
-    once, and followed in every frame from then on.
+    A camera whose edges meet, or that shows none, is looked at in every 30th frame.  Of one whose edges do not, the
+    alignment is searched once, and followed in every frame from then on.
     """
 
     def __init__(self) -> None:
@@ -155,13 +96,15 @@ class Aligner:
         return moved(rgb, depth, self.alignment, buffers)
 
     def _look(self, rgb: NDArray[np.uint8], depth: FloatImage, buffers: Buffers) -> None:
-        edges = ColourEdges(rgb, buffers)
-        points = depth_edges(depth, edges.width, edges.height, buffers)
-        if points.shape[1] < FEWEST:
-            return  # which tells nothing, as of a bare wall
-        before, fineness = self.alignment, _fineness(depth, edges)
+        before = self.alignment
         if before is None:
             self._pause = PAUSE
+        height, width = grid_of(rgb)
+        points = depth_edges(depth, width, height)
+        if points.shape[1] < FEWEST:
+            return  # which tells nothing, as of a bare wall
+        edges, fineness = ColourEdges(rgb, buffers), _fineness(depth, height, width)
+        if before is None:
             near, far = (edges.fit(points, stages, Alignment(), fineness).gain for stages in (NEAR_BY, FAR_AND_WIDE))
             self.aligned = float(np.interp(near, (MET, BESIDE), (ON, OFF)))
             if max(near, far) < PROMISE:
@@ -171,7 +114,8 @@ class Aligner:
         else:
             fit = edges.fit(points, TRACK, before.enlarged(1 / edges.factor), fineness)
         if not fit.sure:
-            self._doubt()
+            if before is not None:
+                self._doubt()
             return
         self._doubts = 0
         found = fit.alignment.enlarged(edges.factor)
@@ -184,76 +128,6 @@ class Aligner:
         self._doubts += 1
         if self._doubts >= DOUBTS:
             self.forget()
-
-
-class ColourEdges:
-    """The gradients of a colour image (HxWx3 or HxW, uint8), made smaller where it is large."""
-
-    def __init__(self, rgb: NDArray[np.uint8], buffers: Buffers) -> None:
-        self.factor = max(1.0, rgb.shape[1] / WIDTH)
-        """How much smaller it was made."""
-        self.width, self.height = (max(1, round(side / self.factor)) for side in rgb.shape[1::-1])
-        self._buffers, size = buffers, (self.height, self.width)
-        grey, small, soft = rgb, *(buffers.array(name, size, np.uint8) for name in ("small grey", "soft grey"))
-        if rgb.ndim == 3:
-            grey = buffers.array("grey", rgb.shape[:2], np.uint8)
-            cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY, grey)
-        if self.factor > 1:
-            cv2.resize(grey, (self.width, self.height), small, interpolation=cv2.INTER_AREA)
-            grey = small
-        cv2.GaussianBlur(grey, (0, 0), 0.8, soft)
-        self._gradients = [self._gradient(soft, name, *along) for name, along in (("across", (1, 0)), ("down", (0, 1)))]
-
-    def _gradient(self, grey: NDArray[np.uint8], name: str, x: int, y: int) -> NDArray[np.uint8]:
-        """In parts of STEEPEST."""
-        steep = self._buffers.array(f"steep {name}", grey.shape, np.int16)
-        cv2.Sobel(grey, cv2.CV_16S, x, y, steep)  # 4 times the grey levels a pixel
-        gradient = self._buffers.array(f"gradient {name}", grey.shape, np.uint8)
-        cv2.convertScaleAbs(steep, gradient, alpha=256 / (4 * STEEPEST))
-        return gradient
-
-    def blurred(self, deviation: float) -> list[NDArray[np.uint8]]:
-        """Gradients across and down, blurred so far."""
-        made = []
-        for name, gradient in zip(("blurred across", "blurred down"), self._gradients, strict=True):
-            made.append(self._buffers.array(name, gradient.shape, np.uint8))
-            cv2.GaussianBlur(gradient, (0, 0), deviation, made[-1])
-        return made
-
-    def fit(
-        self, points: FloatImage, stages: tuple[Stage, ...], start: Alignment, fineness: float, number: int = 0
-    ) -> Fit:
-        """The alignment near `start` at which the gradients at the depth edges are largest.
-
-        points: of `depth_edges`.  fineness: the least blur, pixels.  number: which of the SEARCHES.
-        """
-        before, after = np.empty((2, points.shape[1]), np.float32)
-        best, first = np.array(start), 0
-        for stage in stages:
-            images = self.blurred(max(fineness, stage.blur))
-            trials = _TRIALS[number, first : first + stage.trials]
-            reach, usual = (np.array(a.enlarged(self.width / WIDTH)) for a in (stage.reach, SEARCH[0].reach))
-            _search(*images, points, best, reach, usual, trials, after)
-            first += stage.trials
-        without, along = (_sum(*images, points, move, to) for move, to in ((np.zeros(4), before), (best, after)))
-        gains = after - before
-        certainty = float(gains.mean() / max(1e-6, gains.std()) * len(gains) ** 0.5)
-        return Fit(Alignment(*best.tolist()), along / max(1e-6, without), certainty)
-
-
-def depth_edges(depth: FloatImage, width: int, height: int, buffers: Buffers) -> FloatImage:
-    """Where the depth (hxw metres, NaN invalid) steps between two flat surfaces: 4xn in one of the `buffers`.
-
-    x and y from the centre, in pixels of a colour image of `width` x `height`; 1 / z of the nearer side; and whether it
-    steps along a row (1) or a column (0).
-    """
-    limits = np.float32(SMALLEST_STEP), np.float32(FLAT)
-    nowhere = np.empty((4, 0), np.float32)
-    found = _edges(depth, *limits, 0, 0, 1, nowhere)
-    every = max(1, found // MOST)
-    points = np.empty((4, -(-found // every)), np.float32)
-    _edges(depth, *limits, width / depth.shape[1], height / depth.shape[0], every, points)
-    return points
 
 
 def moved(rgb: NDArray[np.uint8], depth: FloatImage, alignment: Alignment, buffers: Buffers) -> NDArray[np.uint8]:
@@ -272,9 +146,9 @@ def moved(rgb: NDArray[np.uint8], depth: FloatImage, alignment: Alignment, buffe
     return out
 
 
-def _fineness(depth: FloatImage, edges: ColourEdges) -> float:
+def _fineness(depth: FloatImage, height: int, width: int) -> float:
     """How far to blur gradients at least, pixels: a coarse depth image knows its edges no better."""
-    return max(1.0, 0.3 * edges.width / depth.shape[1], 0.3 * edges.height / depth.shape[0])
+    return max(1.0, 0.3 * width / depth.shape[1], 0.3 * height / depth.shape[0])
 
 
 def _distance(points: FloatImage, alignment: Alignment) -> float:
@@ -283,100 +157,10 @@ def _distance(points: FloatImage, alignment: Alignment) -> float:
     return float(np.hypot(across, alignment.scale * y + alignment.down).mean())
 
 
-_IMAGE = _POINTS = types.float32[:, ::1]
-_GRADIENT = types.uint8[:, ::1]
-_PARAMETERS = types.float64[::1]
+_IMAGE = types.float32[:, ::1]
 
 
-@compiled(
-    types.int64(any_image(types.float32, 2), *4 * (types.float32,), types.int64, _POINTS),
-    nogil=True, error_model="numpy",
-)  # fmt: skip
-def _edges(depth, smallest, flat, across, down, every, out):  # type: ignore[no-untyped-def]
-    """How many there are; every `every`-th is written, as far as there is room."""
-    height, width = depth.shape
-    count = 0
-    for along in range(2):
-        dx, dy = along, 1 - along
-        for y in range(2 * dy, height - 2 * dy):
-            for x in range(2 * dx, width - 2 * dx):
-                p, a, b = depth[y - 2 * dy, x - 2 * dx], depth[y - dy, x - dx], depth[y, x]
-                c, n = depth[y + dy, x + dx], depth[y + 2 * dy, x + 2 * dx]
-                # Between this pixel and the next; or within this one, where it is a mean of both sides.
-                step, near, place = abs(c - b), min(b, c), np.float32(1)
-                clear = abs(b - a) < flat * step and abs(n - c) < flat * step
-                if not clear:
-                    step, near = abs(c - a), min(a, c)
-                    if not (abs(a - p) < flat * step and abs(n - c) < flat * step):  # NaN, too
-                        continue
-                    share = (b - a) / (c - a)
-                    if not (share > 0.15 and share < 0.85):
-                        continue
-                    place = 1 - share
-                if not step > smallest * near:
-                    continue
-                i = count // every
-                if count % every == 0 and i < out.shape[1]:
-                    out[0, i] = (x + (place if along else 0.5) - 0.5 * width) * across
-                    out[1, i] = (y + (0.5 if along else place) - 0.5 * height) * down
-                    out[2, i] = 1 / near
-                    out[3, i] = along
-                count += 1
-    return count
-
-
-@compiled(
-    types.float64(_GRADIENT, _GRADIENT, _POINTS, _PARAMETERS, types.float32[::1]),
-    nogil=True, fastmath=True, error_model="numpy",
-)  # fmt: skip
-def _sum(across, down, points, move, values):  # type: ignore[no-untyped-def]
-    """Sum of the gradients across the depth edges, moved; `values`: each of them."""
-    height, width = across.shape
-    total = 0.0
-    for i in range(points.shape[1]):
-        x = 0.5 * width + points[0, i] * (1 + move[0]) + move[1] + points[2, i] * move[3]
-        y = 0.5 * height + points[1, i] * (1 + move[0]) + move[2]
-        column, row = min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1)
-        value = across[row, column] if points[3, i] else down[row, column]
-        values[i] = value
-        total += value
-    return total
-
-
-@compiled(types.float64(_PARAMETERS, _PARAMETERS), nogil=True, error_model="numpy")
-def _likelihood(move, usual):  # type: ignore[no-untyped-def]
-    """What a move's sum is worth: less, the larger it is against usual ones.
-
-    Else, where all edges are about as far away, a shift and the opposite parallax may grow without end; and all edges
-    may shrink onto one bright spot.
-    """
-    square = 0.0
-    for j in range(4):
-        square += (move[j] / usual[j]) ** 2
-    return max(0.0, 1 - UNLIKELY * square)
-
-
-@compiled(
-    types.void(
-        _GRADIENT, _GRADIENT, _POINTS, _PARAMETERS, _PARAMETERS, _PARAMETERS, types.float64[:, ::1], types.float32[::1]
-    ),
-    nogil=True, error_model="numpy",
-)  # fmt: skip
-def _search(across, down, points, best, reach, usual, trials, values):  # type: ignore[no-untyped-def]
-    """Moves `best` to the best of the trials around it, which draw nearer and nearer."""
-    most = _sum(across, down, points, best, values) * _likelihood(best, usual)
-    trial = best.copy()
-    for i in range(len(trials)):
-        share = 1 - 0.9 * i / len(trials)
-        for j in range(4):
-            trial[j] = best[j] + share * reach[j] * trials[i, j]
-        total = _sum(across, down, points, trial, values) * _likelihood(trial, usual)
-        if total > most:
-            most = total
-            best[:] = trial
-
-
-@compiled(types.void(_IMAGE, _PARAMETERS, _IMAGE, _IMAGE), nogil=True, parallel=True, error_model="numpy")
+@compiled(types.void(_IMAGE, types.float64[::1], _IMAGE, _IMAGE), nogil=True, parallel=True, error_model="numpy")
 def _places(nearness, move, across, down):  # type: ignore[no-untyped-def]
     """Where each pixel's colour lies, in OpenCV's coordinates: whole numbers are pixel centres."""
     height, width = nearness.shape

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dkn_ros.alignment import Alignment
 from dkn_ros.buffers import Buffers
 from dkn_ros.clock import StageClock
 from dkn_ros.confidence import confidence as write_confidence
 from dkn_ros.config import PipelineConfig
 from dkn_ros.device import available_cores, cuda_state, resolve_threads
+from dkn_ros.edges import Alignment
 from dkn_ros.engine import Engine, Way, activated, check_precision
 from dkn_ros.fallback import Ladder, ways_of
 from dkn_ros.flying import forget_flying

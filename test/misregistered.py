@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dkn_ros.alignment import Alignment
+from dkn_ros.edges import Alignment
 
 FloatImage = NDArray[np.float32]
 WIDTH, HEIGHT = 640, 480

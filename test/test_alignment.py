@@ -10,9 +10,10 @@ import pytest
 from misregistered import HEIGHT, KINECT, NOTHING, WIDTH, boxes
 from numpy.typing import NDArray
 
-from dkn_ros.alignment import DOUBTS, FEWEST, PAUSE, Aligner, Alignment, depth_edges, moved
+from dkn_ros.alignment import DOUBTS, PAUSE, Aligner, moved
 from dkn_ros.buffers import Buffers
 from dkn_ros.config import PipelineConfig
+from dkn_ros.edges import FEWEST, Alignment, depth_edges
 from dkn_ros.metrics import rmse
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.synthetic.alignment_check import draw, errors, table
@@ -84,6 +85,7 @@ def test_no_colour_edges_and_no_depth_edges_tell_nothing() -> None:
         aligner = Aligner()
         assert aligner.guide(colour, metres, Buffers()) is colour
         assert aligner.alignment is None
+        assert not aligner.asks()  # nor do the next frames pay for what this one did not tell
 
 
 def test_a_camera_that_moves_is_followed_and_an_empty_view_forgets_nothing() -> None:
@@ -145,13 +147,13 @@ def test_colour_is_moved_to_its_depth() -> None:
 def test_depth_edges_are_where_depth_steps() -> None:
     depth = np.full((40, 60), 3.0, np.float32)
     depth[10:30, 20:45] = 2.0
-    x, y, nearness, along = depth_edges(depth, 120, 80, Buffers())
+    x, y, nearness, along = depth_edges(depth, 120, 80)
     assert len(x) == 2 * 20 + 2 * 25 >= FEWEST and np.all(nearness == 0.5)
     columns, rows = x / 2 + 30, y / 2 + 20
     assert set(columns[along > 0]) == {20, 45} and set(rows[along == 0]) == {10, 30}
     assert rows[along > 0].min() == 10.5 and rows[along > 0].max() == 29.5
     depth[12, 20] = np.nan
-    assert len(depth_edges(depth, 120, 80, Buffers())[0]) < 90
+    assert len(depth_edges(depth, 120, 80)[0]) < 90
 
 
 def test_the_check_shows_what_it_is_worth(tmp_path: Path) -> None:

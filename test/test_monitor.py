@@ -25,8 +25,8 @@ from harness import (
 )
 from misregistered import KINECT, NOTHING, boxes
 
-from dkn_ros.alignment import Alignment
 from dkn_ros.config import PipelineConfig
+from dkn_ros.edges import Alignment
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros.assessment import Level
 from dkn_ros.ros.messages import camera_info, stamp_ns
