@@ -66,7 +66,10 @@ class Intake:
 
     def aligns(self, config: PipelineConfig) -> bool:
         """Whether this frame's colour is to be given to `guide`.  To be called once a frame."""
-        return config.align_colour and self.aligner.asks()
+        if not config.align_colour:
+            self.aligner.forget()  # it may be switched off in the middle: what was known then is not told any more
+            return False
+        return self.aligner.asks()
 
     def guide(self, rgb: NDArray[np.uint8], metres: FloatImage) -> NDArray[np.uint8]:
         """The colour image as the network is to see it: moved where it lies beside the depth, see `alignment`.

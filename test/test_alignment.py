@@ -186,3 +186,14 @@ def test_the_pipeline_gets_better_depth_by_it_and_says_so(aligned: bool) -> None
         assert "align" in pipeline.enhance(rgb, low).timings
         pipeline.forget_camera()
         assert not pipeline.misregistered
+
+
+def test_switched_off_in_the_middle_it_leaves_nothing_behind() -> None:
+    rgb, truth = boxes(KINECT)
+    low = np.ascontiguousarray(truth[4::8, 4::8])
+    changing, never = (Pipeline(PipelineConfig(device="cpu", align_colour=align)) for align in (True, False))
+    changing.enhance(rgb, low)
+    assert changing.misregistered
+    changing.config = never.config
+    np.testing.assert_array_equal(changing.enhance(rgb, low).depth, never.enhance(rgb, low).depth)
+    assert not changing.misregistered and changing.alignment is None
