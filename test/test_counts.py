@@ -75,6 +75,16 @@ def test_age_of_the_stamps_and_difference_within_a_pair() -> None:
     assert now.difference_ms == 5.0
 
 
+def test_a_clock_that_nobody_has_told_the_time_gives_stamps_no_age() -> None:
+    told = 0
+    statistics = Statistics(lambda: told, Clock())
+    statistics.published(1.0, 1.0, 1_600_000_000_000_000_000)
+    assert all(math.isnan(age) for age in statistics.snapshot().delay)
+    told = 1_600_000_000_500_000_000
+    statistics.published(1.0, 1.0, 1_600_000_000_000_000_000)
+    assert statistics.snapshot().delay == (0.5, 0.5)
+
+
 def test_jitter_is_how_far_the_intervals_are_from_their_mean() -> None:
     clock = Clock()
     statistics = counting(clock)

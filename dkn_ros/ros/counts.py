@@ -172,7 +172,8 @@ class _Events:
 class Statistics:
     """Counts what happens to images and pairs.  Safe to use from several threads.
 
-    now_ns: the clock of the stamps, nanoseconds.  clock: seconds that never go back; another one only in tests.
+    now_ns: the clock of the stamps, nanoseconds; 0 while nobody has told it the time (`use_sim_time`).
+    clock: seconds that never go back; another one only in tests.
     """
 
     def __init__(self, now_ns: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
@@ -220,12 +221,13 @@ class Statistics:
         latency_ms: since its pair came.  processing_ms: that the worker spent on it.  blind: nothing of it is valid.
         stages: milliseconds of each.  company: frames that were in work at once, this one included.
         """
-        delay = (self._now_ns() - stamp_ns) / 1e9
+        told_ns = self._now_ns()
         with self._lock:
             now = self._clock()
             self._published.add(now, latency_ms)
             self._processing.add(now, processing_ms)
-            self._delays.add(now, delay)
+            if told_ns:  # else no stamp has an age
+                self._delays.add(now, (told_ns - stamp_ns) / 1e9)
             for stage, milliseconds in stages.items():
                 self._stages[stage].add(now, milliseconds)
             self._overload.worked(processing_ms / 1e3, company)
