@@ -32,6 +32,8 @@ class WeightsError(ValueError):
     """A weight file or card that cannot be used; the message is one line that says what to do."""
 
 
+CARDS = "cards.yaml"
+"""The cards of several weight files in one folder, by name, as the shipped ones have them."""
 PRUNING_CROPS = 300, 20
 """Crops and scenes on which a channel has to fire once, or it is left out."""
 
@@ -92,9 +94,11 @@ class Card:
 
 def shipped_cards() -> dict[str, Card]:
     """Cards of the weights that come with the package, by name."""
-    path = share_path("weights", "cards.yaml")
-    entries = _read_yaml(path)
-    return {name: _card(path, {"name": name, **entry}) for name, entry in entries.items()}
+    return _cards(share_path("weights", CARDS))
+
+
+def _cards(path: Path) -> dict[str, Card]:
+    return {name: _card(path, {"name": name, **entry}) for name, entry in _read_yaml(path).items()}
 
 
 def find_weights(source: str) -> tuple[Path, Card]:
@@ -113,7 +117,11 @@ def find_weights(source: str) -> tuple[Path, Card]:
     path = Path(source).expanduser()
     if not path.is_file():
         raise WeightsError(f"no weight file {path}; give an existing file or one of {', '.join(shipped_cards())}")
-    beside = path.with_suffix(".yaml")
+    together, beside = path.with_name(CARDS), path.with_suffix(".yaml")
+    if together.is_file():  # where a recipe may have the name that a card of its own has elsewhere
+        for card in _cards(together).values():
+            if card.file == path.name:
+                return path, card
     if not beside.is_file():
         raise WeightsError(
             f"{path} has no card {beside.name} beside it; make both with `dkn weights import` or `dkn train`"

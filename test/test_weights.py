@@ -24,6 +24,7 @@ from dkn_ros.metrics import rmse
 from dkn_ros.models import FDKN
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.weights import (
+    CARDS,
     Card,
     WeightsError,
     find_weights,
@@ -107,6 +108,17 @@ def test_card_tells_the_sha256_of_the_file(saved: Path) -> None:
     assert card["sha256"] == hashlib.sha256(saved.read_bytes()).hexdigest()
     assert (card["model"], card["options"]) == ("fdkn", SMALL)
     assert (card["licence"], card["recipe"]) == ("Apache-2.0", {"seed": 3})
+
+
+def test_shipped_weights_are_found_by_their_path_too(saved: Path) -> None:
+    path, card = find_weights("fdkn")
+    assert path.with_suffix(".yaml").is_file()  # a recipe, which must not be taken for the card
+    assert find_weights(str(path)) == (path, card)
+    together = {"other": yaml.safe_load(saved.with_suffix(".yaml").read_text()) | {"name": "other"}}
+    (saved.parent / CARDS).write_text(yaml.safe_dump(together))
+    saved.with_suffix(".yaml").unlink()
+    assert find_weights(str(saved))[1].name == "other"
+    outputs(load_model(str(saved))[0])
 
 
 @pytest.mark.parametrize("place", [0, 100, -1])
