@@ -289,6 +289,8 @@ class TrainingConfig(Settings):
     options: dict = setting({}, "options of the network, see its Options class")
     seed: int = setting(0, "seed of initial weights, scenes and crops", 0)
     start: str = setting("", "weights to begin with, a name or a .safetensors file; empty: random ones")
+    teacher: str = setting("", "weights whose towers it learns to be like at first, see models/teacher.py; empty: none")
+    taught: float = setting(0.25, "share of the steps in which it learns from the teacher, if there is one", 0.0, 1.0)
     scenes: int = setting(600, "procedural scenes that are rendered for training", 1)
     iterations: int = setting(12000, "optimiser steps", 1)
     batch: int = setting(12, "crops a step", 1)
@@ -303,6 +305,9 @@ class TrainingConfig(Settings):
     misregistered: float = setting(0.2, "share of the crops whose colour lies beside its depth", 0.0, 1.0)
     noiseless: float = setting(0.5, "share of the crops whose camera measures without noise", 0.0, 1.0)
     stages: dict = setting({}, "share of the steps -> settings that change there, such as {0.4: {square_weight: 3.0}}")
+    revive_every: int = setting(
+        0, "steps after which channels that never fire begin anew, up to two thirds of the training; 0: never", 0
+    )
     average: float = setting(0.999, "decay of the running average of the weights, which is what is saved", 0.0, 1.0)
     misregistration: float = setting(4.0, "largest shift between colour and depth, pixels", 0.0)
     precision: str = setting("float32", "number type of the convolutions", choices=("float32", "bfloat16"))

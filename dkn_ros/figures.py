@@ -25,7 +25,10 @@ Panels = Sequence[tuple[NDArray, str, dict[str, Any]]]
 
 
 def loss_curve(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Training loss and validation ratios over the steps; `history` rows have `step`, `loss` and one key a ratio."""
+    """Training loss and validation ratios over the steps; `history` rows have `step`, `loss` and one key a ratio.
+
+    `living`, the share of the channels that fire at all, may be among them.
+    """
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     steps = [row["step"] for row in history]
@@ -33,7 +36,8 @@ def loss_curve(history: Sequence[Mapping[str, float]], path: Path) -> None:
     left.set(xlabel="step", ylabel="loss (parts of the depth range)", yscale="log", title="training")
     for name in history[0] if history else ():
         if name not in ("step", "loss"):
-            right.plot(steps, [row[name] for row in history], label=name.replace("_", ", "))
+            label, style = ("living channels", "k:") if name == "living" else (name.replace("_", ", "), "-")
+            right.plot(steps, [row[name] for row in history], style, label=label)
     right.axhline(1.0, color="grey", linewidth=0.8)
     right.set(xlabel="step", ylabel="RMSE / RMSE of bicubic", title="unseen scenes")
     right.legend(fontsize="small")

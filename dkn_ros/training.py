@@ -12,7 +12,6 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,19 +28,22 @@ from dkn_ros.config import TrainingConfig
 from dkn_ros.device import available_cores, exact_float32, resolve_device
 from dkn_ros.engine import TritonError
 from dkn_ros.models import FDKN, build_model
-from dkn_ros.preprocess import guidance_image, target_image
+from dkn_ros.models.revival import living_share, revive
+from dkn_ros.models.start import fewer_channels, start_from
+from dkn_ros.models.teacher import Teacher
 from dkn_ros.ranks import Ranks, share_norms
 from dkn_ros.recipe import check_stages, recipe_at, unlike
-from dkn_ros.synthetic.degradation import CameraModel, degrade
-from dkn_ros.synthetic.samples import FRAME_HEIGHT, RATIOS, SceneStore
-from dkn_ros.synthetic.scene import Scene
+from dkn_ros.synthetic.samples import FRAME_HEIGHT, RATIOS, Sample, SceneStore, typical_crops
 from dkn_ros.training_kernels import use_triton
+from dkn_ros.validation import ratios
 from dkn_ros.weights import Card, load_model, save_weights
 
 FILLED_WEIGHT = 0.5
 """Weight in the loss of pixels whose input was filled in: what lies in a hole can often not be known."""
-VALIDATION_SCENES = 6
-VALIDATION_SEED = 900_000_000
+REVIVING = 2 / 3
+"""Share of the steps in which channels begin anew: after it they would not have the time to learn."""
+REVIVAL_CROPS = (40, 4)
+"""Crops, of so many scenes, on none of which a channel that is dead fires."""
 
 
 def loss_of(output: Tensor, truth: Tensor, validity: Tensor, square_weight: float = 0.0) -> Tensor:
@@ -64,31 +66,6 @@ def loss_sums(output: Tensor, truth: Tensor, validity: Tensor, square_weight: fl
     return (weight * (error.abs() + square_weight * error.square())).sum(), weight.sum()
 
 
-def start_from(model: FDKN, earlier: FDKN) -> None:
-    """Begin with the weights of another network; what that was not told (`validity`, `traits`, `alignment`) begins
-    without effect.
-
-    Raises ValueError for a network that differs in anything else.
-    """
-    now, then = model.options, earlier.options
-    more = {name: getattr(then, name) or getattr(now, name) for name in ("validity", "traits", "alignment")}
-    alike = dataclasses.replace(then, **more)
-    unlike = [f.name for f in dataclasses.fields(now) if getattr(now, f.name) != getattr(alike, f.name)]
-    if unlike:
-        raise ValueError(
-            f"start holds a network with {', '.join(f'{name} {getattr(then, name)}' for name in unlike)}; wanted: "
-            f"{', '.join(f'{name} {getattr(now, name)}' for name in unlike)}, as in the options"
-        )
-    state, first = dict(earlier.state_dict()), "target.conv1.weight"
-    given, wider = state[first], torch.zeros_like(model.target.conv1.weight)
-    images = given.shape[1] - then.told  # the traits stand last, validity between
-    wider[:, :images] = given[:, :images]
-    first_told = wider.shape[1] - now.told
-    wider[:, first_told : first_told + then.told] = given[:, images:]
-    state[first] = wider
-    model.load_state_dict(state)
-
-
 class Trainer:
     """A network in training, its optimiser and its running average; `save` and `resume` carry all of it.
 
@@ -109,9 +86,16 @@ class Trainer:
         self.device = self.ranks.device
         exact_float32(self.device)
         torch.manual_seed(config.seed)
+        self._crops: list[Sample] = []
         self.model = build_model(config.model, config.options).to(self.device)
         if config.start:
-            start_from(self.model, load_model(config.start)[0])
+            earlier = load_model(config.start)[0]
+            start_from(self.model, earlier)
+            if fewer_channels(earlier, self.model) and not config.revive_every:
+                raise ValueError(
+                    "start has fewer channels, and the new ones learn nothing; wanted: revive_every above 0"
+                )
+        self.teacher = self._teacher()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
         if self.ranks.size > 1:
@@ -124,6 +108,13 @@ class Trainer:
         self.waiting: float | None = None
         """Share of the steps' time in this run in which they waited, see `Batches.waited`; None: no step."""
         self._use_triton()
+
+    def _teacher(self) -> Teacher | None:
+        if not self.config.teacher:
+            return None
+        teacher = Teacher(load_model(self.config.teacher)[0].to(self.device), self.crops)
+        teacher.check(self.model)
+        return teacher
 
     def _use_triton(self) -> None:
         if self.device.type == "cuda":
@@ -201,14 +192,10 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> float:
         """One optimiser step on this process's share of a batch; returns the loss of the whole."""
-        guidance, target, validity, truth, traits = batch
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            output = self.model(guidance, target, validity, traits)
-        total, weight = loss_sums(output, truth, validity, self.settings(self.step).square_weight)
-        loss = total / self.ranks.sum(weight)
+        loss = self._loss(batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.ranks.sum_gradients(self.model)
@@ -218,6 +205,43 @@ class Trainer:
         self.average.update_parameters(self.model)
         self.step += 1
         return float(self.ranks.sum(loss.detach()))
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """This process's part of a sum over all."""
+        guidance, target, validity, truth, traits = batch
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            if self.teacher is not None and self.step < self.config.taught * self.config.iterations:
+                unlikeness = self.teacher.unlikeness(self.model, guidance, target, validity, traits)
+                return unlikeness * len(target) / self.config.batch
+            output = self.model(guidance, target, validity, traits)
+        total, weight = loss_sums(output, truth, validity, self.settings(self.step).square_weight)
+        return total / self.ranks.sum(weight)
+
+    @property
+    def crops(self) -> list[Sample]:
+        """On which is looked for channels that are dead; always the same."""
+        if not self._crops:
+            o = self.model.options
+            self._crops = typical_crops(o.rgb, *REVIVAL_CROPS, alignment=o.alignment)
+        return self._crops
+
+    def revive(self) -> None:
+        """Begin dead channels anew, if it is time to, see `models.revival`; the running average's with them."""
+        c = self.config
+        if not c.revive_every or self.step % c.revive_every or self.step > REVIVING * c.iterations:
+            return
+        anew = revive(self.model, self.crops, self.step)
+        average, parameters = self.average.module.state_dict(), dict(self.model.named_parameters())
+        for name, value in self.model.state_dict().items():
+            if name not in anew:
+                continue
+            new = anew[name]
+            average[name][new] = value[new]
+            moments = self.optimiser.state.get(parameters[name]) if name in parameters else None
+            if moments:
+                # Those of a dead channel are zero, and its first steps would be several times those of the others.
+                moments["exp_avg"][new] = 0
+                moments["exp_avg_sq"][new] = moments["exp_avg_sq"][~new].mean() if not new.all() else 1.0
 
     def run(self, progress: bool = True) -> Card:
         """Train to the end of the recipe, from the checkpoint if there is one; returns the card of what was saved."""
@@ -246,6 +270,7 @@ class Trainer:
         before = self.seconds
         while self.step < self.config.iterations:
             start = time.monotonic()
+            self.revive()
             recent.append(self.train_step(batches.next()))
             self.seconds += time.monotonic() - start
             bar.update()
@@ -262,17 +287,10 @@ class Trainer:
             self.waiting = float(waited) / (self.seconds - before)
 
     def validate(self) -> dict[str, float]:
-        """RMSE over bicubic's RMSE on scenes that training does not see, for each ratio; below 1 is better."""
+        """Of the averaged weights: `validation.ratios`, and `living`, the share of the channels that fire at all."""
         network = self.average.module.eval()
         assert isinstance(network, FDKN)
-        return {
-            f"x{factor}_{name}": float(np.mean(list(_ratios(network, self.device, camera))))
-            for factor in (2, 4, 8)
-            for name, camera in (
-                ("clean", CameraModel(factor, "bicubic")),
-                ("sensor", CameraModel(factor, "nearest", lateral_noise=0.3, disparity_noise=0.1, shadows=1.0)),
-            )
-        }
+        return {"living": living_share(network, self.crops), **ratios(network, self.device)}
 
     def export(self) -> Card:
         """Write the averaged weights and their card; the recipe is this configuration."""
@@ -296,21 +314,3 @@ class Trainer:
             recipe=recipe,
             metrics={"validation (RMSE over bicubic's, unseen procedural scenes)": last},
         )
-
-
-def _ratios(network: FDKN, device: torch.device, camera: CameraModel) -> Iterator[float]:
-    for i in range(VALIDATION_SCENES):
-        frame = Scene(VALIDATION_SEED + i).frame(320, 240, time=1.0)
-        low = degrade(frame.depth, camera, np.random.default_rng(i))
-        height, width = frame.depth.shape
-        target = target_image(low, width, height)
-        truth = (frame.depth - target.low) / (target.high - target.low)
-        with torch.inference_mode():
-            tensors = [torch.from_numpy(a)[None, None].to(device) for a in (target.image, target.validity)]
-            guidance = torch.from_numpy(guidance_image(frame.rgb, network.options.rgb))[None].to(device)
-            traits = torch.from_numpy(target.traits.encoded())[None].to(device)
-            output = network(guidance, *tensors, traits)
-        known = target.validity[6:-6, 6:-6] > 0
-        error = (output[0, 0].cpu().numpy() - truth)[6:-6, 6:-6][known]
-        baseline = (target.image - truth)[6:-6, 6:-6][known]
-        yield float(np.sqrt(np.mean(error**2) / np.mean(baseline**2)))

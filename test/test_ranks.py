@@ -17,7 +17,7 @@ import yaml
 from test_training import TINY, Interrupted, tiny
 from torch import Tensor, nn
 
-from dkn_ros import training
+from dkn_ros import training, validation
 from dkn_ros.batches import Batch
 from dkn_ros.models.fdkn import FDKN, FDKNOptions
 from dkn_ros.ranks import Ranks, SharedBatchNorm, place, share_norms
@@ -125,8 +125,8 @@ def test_a_network_keeps_its_parameters_when_its_norms_are_shared() -> None:
 
 PROGRAM = """
 import sys
-from dkn_ros import cli, training
-training.VALIDATION_SCENES = 1
+from dkn_ros import cli, training, validation
+validation.SCENES, training.REVIVAL_CROPS = 1, (8, 1)
 if __name__ == "__main__":
     sys.exit(cli.main(["train", *sys.argv[1:]]))
 """
@@ -136,8 +136,9 @@ def test_two_processes_go_on_where_one_stopped_and_end_as_it_would_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With three crops a step: one process has more than the other, and their pixels weigh differently."""
-    monkeypatch.setattr(training, "VALIDATION_SCENES", 1)
-    plan = {**TINY, "batch": 3, "options": {"n1": 8, "n2": 8, "validity": True, "traits": True}}
+    monkeypatch.setattr(validation, "SCENES", 1)
+    monkeypatch.setattr(training, "REVIVAL_CROPS", (8, 1))
+    plan = {**TINY, "batch": 3, "options": {"n1": 8, "n2": 8, "validity": True, "traits": True}, "revive_every": 2}
     whole = Trainer(tiny(**plan), tmp_path / "whole")
     whole.run(progress=False)
 

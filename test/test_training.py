@@ -17,12 +17,13 @@ from conftest import MakeModel
 from torch import Tensor
 
 import dkn_ros
-from dkn_ros import training
+from dkn_ros import training, validation
 from dkn_ros.batches import Batch, batch_of
 from dkn_ros.config import TrainingConfig
+from dkn_ros.models.start import start_from
 from dkn_ros.recipe import read_recipe
 from dkn_ros.synthetic.samples import SceneStore
-from dkn_ros.training import Trainer, loss_of, start_from
+from dkn_ros.training import Trainer, loss_of
 from dkn_ros.weights import load_model, save_weights
 
 TINY: dict[str, Any] = {
@@ -46,7 +47,8 @@ def tiny(**changes: Any) -> TrainingConfig:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One scene to validate on, and one thread: on a busy machine a network this small only waits for a second one."""
-    monkeypatch.setattr(training, "VALIDATION_SCENES", 1)
+    monkeypatch.setattr(validation, "SCENES", 1)
+    monkeypatch.setattr(training, "REVIVAL_CROPS", (8, 1))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -173,6 +175,7 @@ INPUTS = [
     ({"traits": True, "alignment": True}, {"traits": True, "alignment": True}),
     ({"guided": False, "kernel_size": 5}, {"guided": False, "kernel_size": 5, "traits": True}),
     ({"rgb": True, "residual": False}, {"rgb": True, "residual": False, "validity": True, "traits": True}),
+    ({"traits": True}, {"traits": True, "alignment": True, "n1": 16, "target_channels": (4, 4, 8, 8, 16, 8)}),
 ]
 
 
@@ -196,7 +199,8 @@ def test_a_network_begins_as_the_one_that_it_starts_from(
 @pytest.mark.parametrize(
     ("then", "now", "named"),
     [
-        ({}, {"n2": 16}, "start holds a network with n2 8; wanted: n2 16, as in the options"),
+        ({"n2": 16}, {}, "start holds a network with n2 16; wanted: n2 8, as in the options"),
+        ({"n1": 16}, {"n2": 16}, "n1 16, n2 8; wanted: n1 8, n2 16"),
         ({}, {"n1": 4, "kernel_size": 5, "traits": True}, "kernel_size 3, n1 8; wanted: kernel_size 5, n1 4"),
         ({}, {"guided": False}, "guided True; wanted: guided False"),
         ({"guided": False}, {}, "guided False; wanted: guided True"),

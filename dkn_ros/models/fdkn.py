@@ -112,12 +112,18 @@ class Tower(nn.Module):
 
         traits: BxT, numbers that hold for the whole image.
         """
-        logits, offsets = self.layers(_unshuffled(image, traits))
+        logits, offsets = self.layers(self.blocks(image, traits))
         return torch.sigmoid(logits), offsets
+
+    @staticmethod
+    def blocks(image: Tensor, traits: Tensor | None = None) -> Tensor:
+        """Blocks of pixels as channels, and behind them the traits: what the first convolution takes."""
+        x = F.pixel_unshuffle(image, STRIDE)
+        return x if traits is None else torch.cat((x, traits[:, :, None, None].expand(-1, -1, *x.shape[-2:])), dim=1)
 
     def activations(self, image: Tensor, traits: Tensor | None = None) -> Iterator[Tensor]:
         """What each convolution gives behind its ReLU; arguments as of `forward`."""
-        x = _unshuffled(image, traits)
+        x = self.blocks(image, traits)
         for name in CONVOLUTIONS:
             x = getattr(self, name)(x)
             norm = getattr(self, f"{name}_bn", None)
@@ -262,12 +268,6 @@ def pad(image: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     right, bottom = -width % STRIDE, -height % STRIDE
     return F.pad(image, (0, right, 0, bottom), mode="replicate") if right or bottom else image
-
-
-def _unshuffled(image: Tensor, traits: Tensor | None) -> Tensor:
-    """Blocks as channels, and behind them the traits."""
-    x = F.pixel_unshuffle(image, STRIDE)
-    return x if traits is None else torch.cat((x, traits[:, :, None, None].expand(-1, -1, *x.shape[-2:])), dim=1)
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:

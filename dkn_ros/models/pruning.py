@@ -28,39 +28,49 @@ def pruned(model: FDKN, crops: Sequence[Sample]) -> FDKN:
     crops: many and varied, see `samples.typical_crops`: on an image on which a channel that is taken out would have
     fired, the result is another one.
     """
-    towers = _towers(model)
-    kept = {name: [_kept(peak) for peak in _reaching(peaks)] for name, peaks in _peaks(model, crops).items()}
+    towers = towers_of(model)
+    kept = {name: [_kept(peak) for peak in _reaching(peaks)] for name, peaks in peaks_of(model, crops).items()}
     channels: dict[str, tuple[int, ...]] = {
         f"{name}_channels": tuple(len(keep) for keep in kept[name]) for name in towers
     }
     small = FDKN(dataclasses.replace(model.options, **channels)).eval()  # type: ignore[arg-type]
-    for name, tower in _towers(small).items():
+    for name, tower in towers_of(small).items():
         _copy(towers[name], tower, kept[name])
     return small
 
 
-def widened(model: FDKN) -> FDKN:
-    """The same network with all the channels that n1 and n2 say, as it was trained; those that are added do nothing."""
-    wide = FDKN(dataclasses.replace(model.options, guidance_channels=(), target_channels=())).eval()
-    for name, tower in _towers(wide).items():
-        _copy(_towers(model)[name], tower, [torch.arange(count) for count in model.options.channels(name)])
+def widened(model: FDKN, guidance: tuple[int, ...] = (), target: tuple[int, ...] = ()) -> FDKN:
+    """The same network with more channels; those that are added do nothing.
+
+    guidance, target: channels of the convolutions of the two towers, none fewer than they are; without them all those
+    that n1 and n2 say.
+    """
+    wide = FDKN(dataclasses.replace(model.options, guidance_channels=guidance, target_channels=target)).eval()
+    for name, tower in towers_of(wide).items():
+        _copy(towers_of(model)[name], tower, [torch.arange(count) for count in model.options.channels(name)])
     return wide
 
 
-def _towers(model: FDKN) -> dict[str, Tower]:
+def towers_of(model: FDKN) -> dict[str, Tower]:
+    """The towers there are by the names "target" and "guidance"."""
     return {"target": model.target} | ({} if model.guidance is None else {"guidance": model.guidance})
 
 
-@torch.inference_mode()
-def _peaks(model: FDKN, crops: Sequence[Sample]) -> dict[str, list[Tensor]]:
+def tower_inputs(model: FDKN, name: str, crop: Sample) -> tuple[Tensor, Tensor | None]:
+    """What a tower is given of a crop: images 1xCxHxW, and what it is told."""
+    device = model.target.conv1.weight.device
+    images = crop.guidance, crop.target[None], crop.validity[None], crop.traits
+    guidance, *rest = (torch.from_numpy(image)[None].to(device) for image in images)
+    return (guidance, None) if name == "guidance" else model.target_input(*rest)
+
+
+@torch.no_grad()
+def peaks_of(model: FDKN, crops: Sequence[Sample]) -> dict[str, list[Tensor]]:
     """Tower -> of each of its convolutions the largest value of every channel behind the ReLU."""
     found: dict[str, list[Tensor]] = {}
     for crop in crops:
-        images = crop.guidance, crop.target[None], crop.validity[None], crop.traits
-        guidance, *rest = (torch.from_numpy(image)[None] for image in images)
-        for name, tower in _towers(model).items():
-            given = (guidance,) if name == "guidance" else model.target_input(*rest)
-            values = [value.amax((0, 2, 3)) for value in tower.activations(*given)]
+        for name, tower in towers_of(model).items():
+            values = [value.amax((0, 2, 3)) for value in tower.activations(*tower_inputs(model, name, crop))]
             found[name] = [torch.maximum(*pair) for pair in zip(found.get(name, values), values, strict=True)]
     return found
 
