@@ -238,10 +238,12 @@ class Trainer:
             new = anew[name]
             average[name][new] = value[new]
             moments = self.optimiser.state.get(parameters[name]) if name in parameters else None
-            if moments:
+            if moments and new.all():
+                del self.optimiser.state[parameters[name]]  # which has steps of its own to count
+            elif moments:
                 # Those of a dead channel are zero, and its first steps would be several times those of the others.
                 moments["exp_avg"][new] = 0
-                moments["exp_avg_sq"][new] = moments["exp_avg_sq"][~new].mean() if not new.all() else 1.0
+                moments["exp_avg_sq"][new] = moments["exp_avg_sq"][~new].mean()
 
     def run(self, progress: bool = True) -> Card:
         """Train to the end of the recipe, from the checkpoint if there is one; returns the card of what was saved."""

@@ -79,6 +79,23 @@ def test_a_dead_tower_is_left_with_what_it_always_says(dying: FDKN, crops: list[
     torch.testing.assert_close(results(small, crops), results(dying, crops), rtol=0, atol=1e-5)
 
 
+def test_a_dead_tower_stays_dead_without_the_layers_before_it(make_model: MakeModel, crops: list[Sample]) -> None:
+    """That is, where it was dead for what those gave, and not for anything."""
+    model = make_model(n1=64, n2=16, **TOLD)
+    assert model.guidance is not None
+    kill(model.guidance.conv5_bn, slice(0, 16))  # which are the ones that stay, as the first of equals
+    with torch.no_grad():
+        model.guidance.conv6.weight.fill_(-1)
+        assert model.guidance.conv6.bias is not None
+        model.guidance.conv6.bias.fill_(0.1)
+    small = pruned(model, crops)
+    assert small.guidance is not None
+    assert not any(
+        value.any() for value in list(small.guidance.activations(torch.from_numpy(crops[0].guidance)[None]))[5:]
+    )
+    torch.testing.assert_close(results(small, crops), results(model, crops), rtol=0, atol=1e-5)
+
+
 def test_depth_only_and_larger_kernels(make_model: MakeModel, crops: list[Sample]) -> None:
     model = make_model(n2=64, guided=False, kernel_size=5, residual=False)
     kill(model.target.conv6, slice(0, 40))

@@ -157,6 +157,24 @@ def test_a_training_revives_when_it_is_time_and_its_average_and_moments_with_it(
 
 
 @pytest.mark.usefixtures("few_crops")
+def test_a_whole_layer_that_is_revived_learns_as_fast_as_a_new_one(tmp_path: Path) -> None:
+    """Moments of a layer that was dead are zero: kept, they would make its steps several times too large."""
+    trainer = Trainer(tiny(iterations=9, revive_every=3, warm_up=0), tmp_path)
+    batch = batch_of(SceneStore(2, seed=0, progress=False), trainer.config, 0)
+    layer = trainer.model.target.conv6
+    for _ in range(3):
+        trainer.train_step(batch)
+        kill(layer, slice(None))
+    trainer.revive()
+    before = layer.weight.detach().clone(), trainer.model.target.conv_weight.weight.detach().clone()
+    trainer.train_step(batch)
+    trainer.train_step(batch)
+    for old, new in zip(before, (layer.weight, trainer.model.target.conv_weight.weight), strict=True):
+        step = float((new.detach() - old).abs().median())
+        assert 0.1 * trainer.config.learning_rate < step < 3 * trainer.config.learning_rate
+
+
+@pytest.mark.usefixtures("few_crops")
 def test_the_share_that_lives_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "ratios", lambda *_: {})
     trainer = Trainer(tiny(), tmp_path)

@@ -80,6 +80,15 @@ def test_a_teacher_of_another_kind_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_teacher_that_says_the_same_everywhere_is_refused(make_model: MakeModel, crops: list[Sample]) -> None:
+    model = lively(make_model)
+    assert model.guidance is not None
+    with torch.no_grad():
+        model.guidance.conv_offset.weight.zero_()
+    with pytest.raises(ValueError, match="teacher says the same everywhere with one of its towers"):
+        Teacher(model, crops)
+
+
 def test_a_training_follows_its_teacher_first_and_then_the_truth(
     make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

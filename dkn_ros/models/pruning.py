@@ -29,13 +29,17 @@ def pruned(model: FDKN, crops: Sequence[Sample]) -> FDKN:
     fired, the result is another one.
     """
     towers = towers_of(model)
-    kept = {name: [_kept(peak) for peak in _reaching(peaks)] for name, peaks in peaks_of(model, crops).items()}
+    peaks = {name: _reaching(found) for name, found in peaks_of(model, crops).items()}
+    kept = {name: [_kept(peak) for peak in found] for name, found in peaks.items()}
     channels: dict[str, tuple[int, ...]] = {
         f"{name}_channels": tuple(len(keep) for keep in kept[name]) for name in towers
     }
     small = FDKN(dataclasses.replace(model.options, **channels)).eval()  # type: ignore[arg-type]
     for name, tower in towers_of(small).items():
         _copy(towers[name], tower, kept[name])
+        for convolution, peak in zip(CONVOLUTIONS, peaks[name], strict=True):
+            if not peak.max() > 0:
+                _silence(tower, convolution)
     return small
 
 
@@ -85,6 +89,15 @@ def _kept(peak: Tensor) -> Tensor:
     """Which channels stay, in order: those that fire, and of the others as many as make a multiple."""
     count = max(1, -(-int((peak > 0).sum()) // MULTIPLE)) * MULTIPLE  # or all, where there are fewer
     return peak.argsort(descending=True, stable=True)[:count].sort().values
+
+
+@torch.no_grad()
+def _silence(tower: Tower, name: str) -> None:
+    """Nothing of this convolution fires, whatever it is given: those before it are not what they were."""
+    for layer in (getattr(tower, name), getattr(tower, f"{name}_bn", None)):
+        if layer is not None:
+            layer.weight.zero_()
+            layer.bias.zero_()
 
 
 @torch.no_grad()

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from dkn_ros.synthetic.samples import Sample
 
 
+LEAST_VARIANCE = 1e-4
+"""Of a head that tells anything; those of `fdkn` have 0.02 and more, those of a tower that died 1e-5 and less."""
+
+
 class Teacher:
     """A network in evaluation mode, and how much each of its heads varies on typical crops."""
 
@@ -30,6 +34,11 @@ class Teacher:
             said = [_heads(model, {n: tower_inputs(model, n, crop) for n in towers_of(model)}) for crop in crops]
         whole = [torch.cat(heads) for heads in zip(*said, strict=True)]
         self._variances = [float(head.var((0, 2, 3)).mean()) for head in whole]
+        if min(self._variances) < LEAST_VARIANCE:
+            raise ValueError(
+                "teacher says the same everywhere with one of its towers, from which nothing is learned; wanted: one "
+                "that looks at colour and depth"
+            )
 
     def check(self, model: FDKN) -> None:
         """Raise ValueError unless the heads of `model` mean the same."""
