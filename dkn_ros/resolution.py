@@ -37,6 +37,9 @@ REGULAR = 0.9
 """Share of an axis that blocks of one size, or of two that differ by a pixel, must cover."""
 ISOLATED = 0.5
 """Depth is sparse where less than this share of the valid pixels has a valid one to its right."""
+STRETCHED = 1.5
+"""By more than this the distances of sparse rows and columns do not differ, unless there are as many pixels as that
+makes: where it was projected with a parallax, nearly every column has some pixel."""
 SAME_SURFACE = 0.02
 """Measurements that fall together are averaged where they differ by no more than this share of the depth."""
 COVERS = (AUTO, "all", "top")
@@ -66,9 +69,10 @@ def form_from(columns: Flags, rows: Flags, valid: int, followed: int, cells: int
     if followed < ISOLATED * valid:
         if filled == 0:  # no block that tells how dense it is
             cells, filled = height * width, max(valid, 1)
-        ratios = _pitch(columns[0]), _pitch(rows[0])
-        if min(ratios) < LEAST_RATIO:  # on no lattice, as where it was projected from another place
-            ratios = (math.sqrt(cells / filled),) * 2
+        ratios, dense = (_pitch(columns[0]), _pitch(rows[0])), cells / filled
+        stretched = max(ratios) / min(ratios) > STRETCHED and not 1 / STRETCHED < dense / math.prod(ratios) < STRETCHED
+        if min(ratios) < LEAST_RATIO or stretched:  # on no lattice, as where it was projected from another place
+            ratios = (math.sqrt(dense),) * 2
         name = "sparse"
     else:
         ratios = _pitch(columns[1]), _pitch(rows[1])
@@ -138,6 +142,10 @@ class Resolution:
         """Take a form that was found in depth of height and width `given` elsewhere, as on a GPU, for `size`."""
         if form is not None:  # else an empty frame, which tells nothing of the camera
             self._forms[given] = form
+
+    def forget(self) -> None:
+        """What comes next is of another camera."""
+        self._forms.clear()
 
     def size(self, given: tuple[int, ...]) -> tuple[int, int]:
         """Height and width that `reduced` gives depth of height and width `given`, by what is known so far."""

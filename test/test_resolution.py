@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from misregistered import NOTHING, boxes
 from numpy.typing import NDArray
 
 from dkn_ros.resolution import Form, Resolution, covering, form_of, pooled
@@ -56,6 +57,22 @@ def test_sparse_depth_on_no_lattice_is_found_by_its_density(truth: FloatImage, r
     assert abs(found.width - 80) <= 4 and abs(found.height - 60) <= 3
 
 
+@pytest.mark.parametrize("seed", range(14))
+def test_sparse_depth_that_was_projected_with_a_parallax_has_one_grid(seed: int) -> None:
+    """As depth_image_proc/register does it: rows stay apart, and nearly every column gets some pixel."""
+    _, depth = boxes(NOTHING, seed)
+    height, width = depth.shape
+    low = depth[1::3, 1::3]
+    rows, middles = (3 * index + 1 for index in np.indices(low.shape))
+    columns = np.rint(middles - 16 / low).astype(int)
+    full = np.full((height, width), np.nan, np.float32)
+    seen = (columns >= 0) & (columns < width)
+    full[rows[seen], columns[seen]] = low[seen]
+    found = form_of(full)
+    assert found is not None and found.name == "sparse"
+    assert abs(found.width - width / 3) < 0.05 * width / 3 and abs(found.height - height / 3) < 0.05 * height / 3
+
+
 def test_full_depth_stays_as_it_is(truth: FloatImage, rng: np.random.Generator) -> None:
     """With holes, with speckle, with noise, without, of few steps: all are measurements of every pixel."""
     speckled = truth.copy()
@@ -78,6 +95,8 @@ def test_an_empty_frame_says_nothing(truth: FloatImage) -> None:
     assert resolution.reduced(sparse).shape == (60, 80)
     assert resolution.size((240, 320)) == (60, 80)
     assert resolution.reduced(empty).shape == (60, 80), "the camera is the same"
+    resolution.forget()
+    assert resolution.reduced(empty) is empty, "the camera is another"
     assert np.isnan(resolution.reduced(empty)).all()
 
 
