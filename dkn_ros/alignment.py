@@ -11,6 +11,9 @@ What moves is the colour, as the network's guide.  The depth stays where the dri
 
 from __future__ import annotations
 
+import threading
+from typing import NamedTuple
+
 import cv2
 import numba
 import numpy as np
@@ -52,33 +55,46 @@ FOLLOWS = 0.3
 moves, and what the edges tell trembles by some tenths of a pixel."""
 
 
+class Found(NamedTuple):
+    """What is known of a camera."""
+
+    alignment: Alignment | None = None
+    """In use; None: both lie on each other, as far as can be told."""
+    pixels: float = 0.0
+    """How far, in the mean over the depth edges, colour and depth lie apart; pixels of the colour image."""
+    aligned: float = UNKNOWN
+    """How well depth edges lie on colour edges, moved ones if they are, see `Traits.aligned`."""
+
+
 class Aligner:
-    """Finds and follows how the colour of one camera lies on its depth; for one thread at a time.
+    """Finds and follows how the colour of one camera lies on its depth.
 
     A camera whose edges meet, or that shows none, is looked at in every 30th frame.  Of one whose edges do not, the
     alignment is searched once, and followed in every frame from then on.
+
+    Threads may share it, each with buffers of its own: while one looks, the others use what is known.
     """
 
     def __init__(self) -> None:
-        self.alignment: Alignment | None = None
-        """In use; None: both lie on each other, as far as can be told."""
-        self.pixels = 0.0
-        """How far, in the mean over the depth edges, colour and depth lie apart; pixels of the colour image."""
-        self.aligned = UNKNOWN
-        """How well depth edges lie on colour edges, moved ones if they are, see `Traits.aligned`."""
-        self._sizes: tuple[tuple[int, ...], ...] = ()
+        self.found = Found()
+        """Replaced as a whole, so that whoever reads it once has one state."""
+        self._size: tuple[int, ...] = ()
         self._pause = self._doubts = 0
+        self._looking = threading.Lock()
 
-    def asks(self) -> bool:
-        """Whether this frame is to be given to `guide`; else there is no need to.  To be called once a frame."""
-        if self.alignment is None and self._pause:
+    def asks(self, size: tuple[int, ...]) -> bool:
+        """Whether a frame with colour of that shape is to be given to `guide`; else there is no need to.
+
+        To be called once a frame.
+        """
+        if size == self._size and self.found.alignment is None and self._pause:
             self._pause -= 1
             return False
         return True
 
     def forget(self) -> None:
         """What comes next is of another camera."""
-        self.alignment, self.pixels, self.aligned = None, 0.0, UNKNOWN
+        self.found = Found()
         self._pause = self._doubts = 0
 
     def guide(self, rgb: NDArray[np.uint8], depth: FloatImage, buffers: Buffers) -> NDArray[np.uint8]:
@@ -86,43 +102,48 @@ class Aligner:
 
         rgb: HxWx3 or HxW.  depth: hxw metres of the same field of view, NaN invalid.
         """
-        sizes = rgb.shape, depth.shape
-        if sizes != self._sizes:
-            self.forget()
-            self._sizes = sizes
-        self._look(rgb, depth, buffers)
-        if self.alignment is None or np.isnan(depth).all():
+        if self._looking.acquire(blocking=False):
+            try:
+                if rgb.shape != self._size:
+                    self.forget()
+                    self._size = rgb.shape
+                self._look(rgb, depth, buffers)
+            finally:
+                self._looking.release()
+        alignment = self.found.alignment
+        if alignment is None or rgb.shape != self._size or np.isnan(depth).all():
             return rgb
-        return moved(rgb, depth, self.alignment, buffers)
+        return moved(rgb, depth, alignment, buffers)
 
     def _look(self, rgb: NDArray[np.uint8], depth: FloatImage, buffers: Buffers) -> None:
-        before = self.alignment
+        before = self.found.alignment
         if before is None:
-            self._pause = PAUSE
+            self._pause = PAUSE - 1
         height, width = grid_of(rgb)
         points = depth_edges(depth, width, height)
         if points.shape[1] < FEWEST:
             return  # which tells nothing, as of a bare wall
         edges, fineness = ColourEdges(rgb, buffers), _fineness(depth, height, width)
         if before is None:
-            near, far = (edges.fit(points, stages, Alignment(), fineness).gain for stages in (NEAR_BY, FAR_AND_WIDE))
-            self.aligned = float(np.interp(near, (MET, BESIDE), (ON, OFF)))
-            if max(near, far) < PROMISE:
+            near, far = (edges.fit(points, stages, Alignment(), fineness) for stages in (NEAR_BY, FAR_AND_WIDE))
+            if far.faint and near.faint:
+                return  # nor does a covered lens
+            self.found = Found(aligned=float(np.interp(near.gain, (MET, BESIDE), (ON, OFF))))
+            if max(near.gain, far.gain) < PROMISE:
                 return
             fits = [edges.fit(points, SEARCH, Alignment(), fineness, number) for number in range(SEARCHES)]
             fit = max(fits, key=lambda found: found.gain)
         else:
             fit = edges.fit(points, TRACK, before.enlarged(1 / edges.factor), fineness)
         if not fit.sure:
-            if before is not None:
+            if before is not None and not fit.faint:
                 self._doubt()
             return
         self._doubts = 0
-        found = fit.alignment.enlarged(edges.factor)
+        now = fit.alignment.enlarged(edges.factor)
         if before is not None:
-            found = Alignment(*((1 - FOLLOWS) * b + FOLLOWS * f for b, f in zip(before, found, strict=True)))
-        self.alignment, self.aligned = found, MOVED
-        self.pixels = edges.factor * _distance(points, found.enlarged(1 / edges.factor))
+            now = Alignment(*((1 - FOLLOWS) * b + FOLLOWS * n for b, n in zip(before, now, strict=True)))
+        self.found = Found(now, edges.factor * _distance(points, now.enlarged(1 / edges.factor)), MOVED)
 
     def _doubt(self) -> None:
         self._doubts += 1

@@ -30,7 +30,7 @@ def frames_at_once(asked: int, pipeline: Pipeline, frame_ms: Callable[[], float]
     asked: 0 for two where 30 Hz are held by it, else one, which is done sooner.  frame_ms: works on a frame of the
     usual size and returns its milliseconds; None where no size is known.
     """
-    most, why = _most(pipeline)
+    most, why = most_at_once(pipeline)
     if asked > most:
         return most, f"{most} at once, not {asked} (frames_at_once): {why}"
     if asked or most < 2 or frame_ms is None:
@@ -41,8 +41,8 @@ def frames_at_once(asked: int, pipeline: Pipeline, frame_ms: Callable[[], float]
     return (2, f"2 at once {shared:.0f} ms") if shared < 2 * PERIOD_MS else (1, "")
 
 
-def _most(pipeline: Pipeline) -> tuple[int, str]:
-    """How many at once are possible, and why no more."""
+def most_at_once(pipeline: Pipeline) -> tuple[int, str]:
+    """How many frames at once are possible, and why no more."""
     if pipeline.device.type != "cpu":
         return 1, f"on {pipeline.device} a frame has all of it"
     numba.get_num_threads()  # chooses the layer

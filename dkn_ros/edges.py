@@ -23,8 +23,11 @@ WIDTH = 640
 """Colour edges are looked for in an image no wider than this."""
 FEWEST, MOST = 60, 600
 """Depth edges that a frame must have, and about how many are looked at."""
-STEEPEST = 16.0
+STEEPEST = 8.0
 """Grey levels a pixel from which on a gradient counts no more: one white window frame must not outvote all the rest."""
+FAINT = 10.0
+"""Mean gradient along the depth edges, in 256ths of STEEPEST, below which there is no colour to speak of: a black or
+saturated image's noise has 6 to 7, public frames have 77 and more, with an eighth of their light 13."""
 GAIN, CERTAIN = 1.35, 7.0
 """A move must raise the sum of the gradients by this factor, and by so many standard deviations of it."""
 UNLIKELY = 0.005
@@ -82,11 +85,18 @@ class Fit(NamedTuple):
     """Sum of the gradients with it over that without."""
     certainty: float
     """Their difference in its standard deviations."""
+    strength: float
+    """Mean gradient with it, in 256ths of STEEPEST."""
 
     @property
     def sure(self) -> bool:
         """Whether it is no accident."""
         return self.gain >= GAIN and self.certainty >= CERTAIN
+
+    @property
+    def faint(self) -> bool:
+        """Whether the colour has no edges to tell anything by, as behind a covered lens."""
+        return self.strength < FAINT
 
 
 class ColourEdges:
@@ -111,9 +121,9 @@ class ColourEdges:
     def _gradient(self, grey: NDArray[np.uint8], name: str, x: int, y: int) -> NDArray[np.uint8]:
         """In parts of STEEPEST."""
         steep = self._buffers.array(f"steep {name}", grey.shape, np.int16)
-        cv2.Sobel(grey, cv2.CV_16S, x, y, steep)  # 4 times the grey levels a pixel
+        cv2.Sobel(grey, cv2.CV_16S, x, y, steep)  # 8 times the grey levels a pixel
         gradient = self._buffers.array(f"gradient {name}", grey.shape, np.uint8)
-        cv2.convertScaleAbs(steep, gradient, alpha=256 / (4 * STEEPEST))
+        cv2.convertScaleAbs(steep, gradient, alpha=256 / (8 * STEEPEST))
         return gradient
 
     def blurred(self, deviation: float) -> list[NDArray[np.uint8]]:
@@ -142,7 +152,8 @@ class ColourEdges:
         without, along = (_sum(*images, points, move, to) for move, to in ((np.zeros(4), before), (best, after)))
         gains = after - before
         certainty = float(gains.mean() / max(1e-6, gains.std()) * len(gains) ** 0.5)
-        return Fit(Alignment(*best.tolist()), along / max(1e-6, without), certainty)
+        gain, strength = along / max(1e-6, without), along / max(1, len(gains))
+        return Fit(Alignment(*best.tolist()), gain, certainty, strength)
 
 
 def grid_of(rgb: NDArray[np.uint8]) -> tuple[int, int]:

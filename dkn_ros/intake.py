@@ -23,12 +23,12 @@ class Intake:
     """Takes in the images of one camera; for one thread at a time.
 
     Its results last until the next frame.  resolution: the setting `depth_resolution`; the other settings may be others
-    with every call.
+    with every call.  aligner: of another intake of the same camera, whose thread works at the same time.
     """
 
-    def __init__(self, resolution: str) -> None:
+    def __init__(self, resolution: str, aligner: Aligner | None = None) -> None:
         self.resolution = Resolution(resolution)
-        self.aligner = Aligner()
+        self.aligner = aligner or Aligner()
         self._buffers = Buffers()
 
     def release(self) -> None:
@@ -64,12 +64,17 @@ class Intake:
         rows, columns = covered_size(self.resolution.size(depth), colour, config.depth_covers)
         return rows, columns
 
-    def aligns(self, config: PipelineConfig) -> bool:
+    def forget(self) -> None:
+        """What comes next is of another camera."""
+        self.resolution.forget()
+        self.aligner.forget()
+
+    def aligns(self, config: PipelineConfig, rgb: NDArray[np.uint8]) -> bool:
         """Whether this frame's colour is to be given to `guide`.  To be called once a frame."""
         if not config.align_colour:
             self.aligner.forget()  # it may be switched off in the middle: what was known then is not told any more
             return False
-        return self.aligner.asks()
+        return self.aligner.asks(rgb.shape)
 
     def guide(self, rgb: NDArray[np.uint8], metres: FloatImage) -> NDArray[np.uint8]:
         """The colour image as the network is to see it: moved where it lies beside the depth, see `alignment`.
@@ -80,6 +85,7 @@ class Intake:
 
     def misregistered(self, config: PipelineConfig) -> str:
         """How far colour and depth lie apart, and how the colour is moved for it; empty where they do not."""
-        if self.aligner.alignment is None or not config.align_colour:
+        found = self.aligner.found
+        if found.alignment is None or not config.align_colour:
             return ""
-        return f"{self.aligner.pixels:.0f} pixels apart ({self.aligner.alignment})"
+        return f"{found.pixels:.0f} pixels apart ({found.alignment})"

@@ -104,7 +104,7 @@ class Pipeline:
     @property
     def alignment(self) -> Alignment | None:
         """Where the colour of the last frame's depth was looked at, see `align_colour`; None: where it is."""
-        return self._intake.aligner.alignment
+        return self._intake.aligner.found.alignment
 
     @property
     def misregistered(self) -> str:
@@ -113,21 +113,24 @@ class Pipeline:
 
     def check(self, config: PipelineConfig) -> None:
         """Raise ValueError unless `config` can be taken with the next frame; one line that says why not."""
-        check_precision(config.precision, self.device)
+        if config.precision != self.config.precision:  # a precision that another way stands in for stays as it is
+            check_precision(config.precision, self.device)
 
     def beside(self) -> Pipeline:
         """Another pipeline with the same engine, for a thread that works at the same time, on a CPU; see `at_once`.
 
-        What form the depth has, and how the colour lies on it, it finds out for itself, and its `config` is its own.
+        How the colour lies on the depth they find out together; what form the depth has it finds out for itself, and
+        its `config` is its own.
         """
         other = copy.copy(self)
-        other._buffers, other._intake = Buffers(), Intake(self.config.depth_resolution)
+        other._buffers, other._intake = Buffers(), Intake(self.config.depth_resolution, self._intake.aligner)
         other._on_device = OnDevice(self.card, other._intake.resolution, self._ladder.note)
         return other
 
     def forget_camera(self) -> None:
-        """The next frame is of another camera: how its colour lies on its depth is to be found out anew."""
-        self._intake.aligner.forget()
+        """The next frame is of another camera: what form its depth has, and how its colour lies on it, is to be found
+        out anew."""
+        self._intake.forget()
 
     def release(self) -> None:
         """Free the arrays that are kept for the next frame; it will make them anew."""
@@ -178,7 +181,7 @@ class Pipeline:
         if frames is not None:
             seen, align_ms = self._guided_on_host(rgb, depth, registration)
             early = guidance if seen is rgb else None
-            images, aligned = Outputs(out, confidence), self._intake.aligner.aligned
+            images, aligned = Outputs(out, confidence), self._intake.aligner.found.aligned
             made = frames.enhance(self.config, seen, depth, early, images, registration, aligned)
             timings = {"align": align_ms, **made.timings, "whole": made.timings["whole"] + align_ms}
             return dataclasses.replace(made, timings=timings)
@@ -255,7 +258,7 @@ class Pipeline:
 
     def guide(self, rgb: NDArray[np.uint8], metres: FloatImage) -> NDArray[np.uint8]:
         """See `Intake.guide`; the image itself where there is no need to."""
-        return self._intake.guide(rgb, metres) if self._intake.aligns(self.config) else rgb
+        return self._intake.guide(rgb, metres) if self._intake.aligns(self.config, rgb) else rgb
 
     def prepare(
         self, rgb: NDArray[np.uint8], metres: FloatImage, guess: FloatImage | None = None
@@ -271,7 +274,7 @@ class Pipeline:
 
     def guess(self, rgb: NDArray[np.uint8], metres: FloatImage) -> FloatImage | None:
         """See `passes.guess_holes`; the result lasts until the next frame."""
-        aligned = self._intake.aligner.aligned
+        aligned = self._intake.aligner.found.aligned
         return guess_holes(self.engine, self.card, rgb, metres, self._buffers.part("coarse"), aligned)
 
     def filter_raw(self, rgb: NDArray[np.uint8], image: NDArray) -> FloatImage:
@@ -303,7 +306,9 @@ class Pipeline:
         rgb = np.zeros((height, width, 3), np.uint8)
         depth = np.full((depth_height, depth_width), 1000, np.uint16)
         depth[0] = 0  # a hole, so that this path is warm too
-        return self.enhance(rgb, depth).timings["whole"]
+        whole = self.enhance(rgb, depth).timings["whole"]
+        self.forget_camera()  # these images are of none
+        return whole
 
     def heads(self, rgb: NDArray[np.uint8], target: Target) -> tuple[Tensor, Heads | None, Heads]:
         """What both towers make of a colour image and of a target on the grid that the network works on.
@@ -331,14 +336,14 @@ class Pipeline:
         Of a registered camera it takes any once in 30 frames.
         """
         start, intake = time.perf_counter(), self._intake
-        if intake.aligns(self.config):
+        if intake.aligns(self.config, rgb):
             raw = depth if registration is None else intake.registered(depth, registration)
             rgb = intake.guide(rgb, intake.metres(self.config, raw, (rgb.shape[0], rgb.shape[1])))
         return rgb, 1e3 * (time.perf_counter() - start)
 
     def _aligned(self, rgb: NDArray[np.uint8], size: tuple[int, int]) -> float:
         """How well the colour of this frame lies on its depth, for the network on a grid of that height and width."""
-        return coarser(self._intake.aligner.aligned, size[1] / rgb.shape[1])
+        return coarser(self._intake.aligner.found.aligned, size[1] / rgb.shape[1])
 
     def _working_size(self, rgb: NDArray[np.uint8], metres: FloatImage) -> tuple[int, int]:
         return working_size(rgb.shape[:2], metres.shape, self.card.ratios)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +21,9 @@ from dkn_ros.pipeline import Pipeline
 from dkn_ros.synthetic.alignment_check import draw, errors, table
 from dkn_ros.synthetic.confidence_fit import OTHER_ROOMS
 from dkn_ros.synthetic.scene import Scene
+from dkn_ros.traits import UNKNOWN
+
+SIZE = HEIGHT, WIDTH, 3
 
 
 def places(alignment: Alignment) -> NDArray[np.float64]:
@@ -44,11 +49,11 @@ def off(found: Alignment | None, true: Alignment) -> float:
 def test_what_is_not_registered_is_found(true: Alignment, ratio: int) -> None:
     rgb, depth = boxes(true)
     aligner = Aligner()
-    assert aligner.asks()
+    assert aligner.asks(SIZE)
     seen = aligner.guide(rgb, depth[ratio // 2 :: ratio, ratio // 2 :: ratio], Buffers())
-    assert off(aligner.alignment, true) < max(2.0, 0.4 * ratio)
+    assert off(aligner.found.alignment, true) < max(2.0, 0.4 * ratio)
     apart = np.linalg.norm(places(true) - places(NOTHING), axis=-1).mean()
-    assert aligner.pixels == pytest.approx(apart, abs=max(2.0, 0.3 * apart))
+    assert aligner.found.pixels == pytest.approx(apart, abs=max(2.0, 0.3 * apart))
     assert seen.shape == rgb.shape and seen is not rgb
 
 
@@ -56,11 +61,11 @@ def test_grey_large_and_wide_images() -> None:
     rgb, depth = boxes(KINECT, grey=True)
     aligner = Aligner()
     aligner.guide(rgb, depth, Buffers())
-    assert off(aligner.alignment, KINECT) < 2
+    assert off(aligner.found.alignment, KINECT) < 2
     large = cv2.resize(rgb, (1920, 1440), interpolation=cv2.INTER_LINEAR)
     aligner.guide(np.asarray(large, np.uint8), depth, Buffers())
-    assert aligner.alignment is not None
-    assert off(aligner.alignment.enlarged(1 / 3), KINECT) < 2
+    assert aligner.found.alignment is not None
+    assert off(aligner.found.alignment.enlarged(1 / 3), KINECT) < 2
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -69,7 +74,7 @@ def test_what_is_registered_is_left_as_it_is(seed: int, ratio: int) -> None:
     frame = Scene(seed).frame(WIDTH, HEIGHT, time=1.0)
     aligner = Aligner()
     assert aligner.guide(frame.rgb, frame.depth[ratio // 2 :: ratio, ratio // 2 :: ratio], Buffers()) is frame.rgb
-    assert aligner.alignment is None and aligner.pixels == 0
+    assert aligner.found.alignment is None and aligner.found.pixels == 0
 
 
 def test_no_colour_edges_and_no_depth_edges_tell_nothing() -> None:
@@ -78,14 +83,16 @@ def test_no_colour_edges_and_no_depth_edges_tell_nothing() -> None:
     noise = rng.integers(0, 256, rgb.shape, np.uint8)
     for colour, metres in (
         (np.full_like(rgb, 90), depth),
+        (np.clip(rng.normal(4, 1.5, rgb.shape), 0, 255).astype(np.uint8), depth),  # in the dark, or behind a lens cap
         (noise, depth),
         (rgb, np.full_like(depth, 2.0)),
         (rgb, np.full_like(depth, np.nan)),
     ):
         aligner = Aligner()
         assert aligner.guide(colour, metres, Buffers()) is colour
-        assert aligner.alignment is None
-        assert not aligner.asks()  # nor do the next frames pay for what this one did not tell
+        assert aligner.found.alignment is None
+        assert aligner.found.aligned == UNKNOWN or colour is noise
+        assert not aligner.asks(SIZE)  # nor do the next frames pay for what this one did not tell
 
 
 def test_a_camera_that_moves_is_followed_and_an_empty_view_forgets_nothing() -> None:
@@ -94,43 +101,73 @@ def test_a_camera_that_moves_is_followed_and_an_empty_view_forgets_nothing() -> 
     for frame in range(12):
         true = KINECT._replace(down=1.5 - 0.4 * frame)
         aligner.guide(*boxes(true, seed=frame), buffers)
-    assert off(aligner.alignment, true) < 2.5
-    rgb, _ = boxes(true)
+    assert off(aligner.found.alignment, true) < 2.5
+    rgb, depth = boxes(true)
     for blank in (np.nan, 2.0):
-        assert aligner.asks()
+        assert aligner.asks(SIZE)
         aligner.guide(rgb, np.full((HEIGHT, WIDTH), blank, np.float32), buffers)
-        assert off(aligner.alignment, true) < 2.5
+        assert off(aligner.found.alignment, true) < 2.5
+    for _ in range(2 * DOUBTS):
+        aligner.guide(np.full_like(rgb, 3), depth, buffers)  # the light goes out
+    assert off(aligner.found.alignment, true) < 2.5
 
 
 def test_it_ends_when_the_driver_registers_after_all() -> None:
     aligner, buffers = Aligner(), Buffers()
     aligner.guide(*boxes(KINECT), buffers)
-    assert aligner.alignment is not None
+    assert aligner.found.alignment is not None
     for frame in range(DOUBTS):
-        assert aligner.alignment is not None
+        assert aligner.found.alignment is not None
         aligner.guide(*boxes(NOTHING, seed=frame), buffers)
-    assert aligner.alignment is None and aligner.pixels == 0
+    assert aligner.found.alignment is None and aligner.found.pixels == 0
 
 
 def test_a_registered_camera_is_looked_at_now_and_then() -> None:
     aligner, buffers = Aligner(), Buffers()
     looks = []
     for frame in range(2 * PAUSE + 3):
-        if aligner.asks():
+        if aligner.asks(SIZE):
             looks.append(frame)
             aligner.guide(*boxes(NOTHING), buffers)
-    assert looks == [0, PAUSE + 1, 2 * PAUSE + 2]
+    assert looks == [0, PAUSE, 2 * PAUSE]
     aligner.guide(*boxes(KINECT), buffers)
-    assert aligner.alignment is not None
-    assert aligner.asks() and aligner.asks()  # every frame from now on
+    assert aligner.found.alignment is not None
+    assert aligner.asks(SIZE) and aligner.asks(SIZE)  # every frame from now on
     aligner.forget()
-    assert aligner.alignment is None and aligner.asks()
+    assert aligner.found.alignment is None and aligner.asks(SIZE)
     rgb, depth = boxes(NOTHING)
     aligner.guide(rgb, depth, buffers)
-    assert not aligner.asks()
+    assert not aligner.asks(SIZE)
     # Another size is another camera.
+    assert aligner.asks((400, WIDTH, 3)) and aligner.asks(SIZE[:2])
+    assert not aligner.asks(SIZE)
     assert aligner.guide(*(np.ascontiguousarray(image[:400]) for image in boxes(KINECT)), buffers).shape[0] == 400
-    assert aligner.alignment is not None
+    assert aligner.found.alignment is not None
+
+
+def test_while_one_thread_looks_the_others_use_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    aligner = Aligner()
+    rgb, depth = boxes(KINECT)
+    aligner.guide(rgb, depth, Buffers())
+    known = aligner.found
+    begun, go_on = threading.Event(), threading.Event()
+    look = aligner._look
+
+    def slowly(*given: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        look(*given)
+
+    monkeypatch.setattr(aligner, "_look", slowly)
+    thread = threading.Thread(target=aligner.guide, args=(rgb, depth, Buffers()))
+    thread.start()
+    assert begun.wait(60)
+    seen = aligner.guide(rgb, depth, Buffers())  # which would wait for ever if it looked too
+    assert known.alignment is not None and aligner.found is known
+    np.testing.assert_array_equal(seen, moved(rgb, depth, known.alignment, Buffers()))
+    go_on.set()
+    thread.join(60)
+    assert aligner.found is not known
 
 
 def test_colour_is_moved_to_its_depth() -> None:
@@ -197,3 +234,16 @@ def test_switched_off_in_the_middle_it_leaves_nothing_behind() -> None:
     changing.config = never.config
     np.testing.assert_array_equal(changing.enhance(rgb, low).depth, never.enhance(rgb, low).depth)
     assert not changing.misregistered and changing.alignment is None
+
+
+def test_a_warm_up_is_of_no_camera_and_pipelines_side_by_side_know_the_same() -> None:
+    rgb, truth = boxes(KINECT)
+    low = np.ascontiguousarray(truth[4::8, 4::8])
+    first = Pipeline(PipelineConfig(weights="fdkn-small", device="cpu"))
+    second = first.beside()
+    first.warm_up(WIDTH, HEIGHT, WIDTH // 8, HEIGHT // 8)
+    first.enhance(rgb, low)  # which is the first frame of it, so it is looked at
+    assert first.misregistered and second.misregistered == first.misregistered
+    first.release()
+    second.forget_camera()
+    assert not first.misregistered

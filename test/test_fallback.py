@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,18 @@ def test_a_gpu_that_cannot_be_started(make: MakePipeline, plan: Plan, wanted: Fl
     (note,) = pipeline.notes
     assert note.startswith("cuda:1 with Triton failed: ") and "; cuda:1 with PyTorch failed: " in note
     assert note.endswith("; goes on with cpu with numba")
+
+
+def test_a_precision_that_the_gpu_alone_has_stands_in_nobodys_way(make: MakePipeline, plan: Plan) -> None:
+    """The CPU works with its own; other settings may change all the same, and this one to what the CPU has."""
+    plan.starts[FULL[0]], plan.starts[FULL[1]] = [Lost], [Lost]
+    pipeline = make(precision="float16")
+    assert pipeline.path == str(CPU)
+    pipeline.check(replace(pipeline.config, min_depth=0.5))
+    pipeline.check(replace(pipeline.config, precision="int8"))
+    with pytest.raises(ValueError, match="precision is float16"):
+        pipeline.config = replace(pipeline.config, precision="int8")
+        pipeline.check(replace(pipeline.config, precision="float16"))
 
 
 def test_a_lost_gpu_that_does_not_come_back(make: MakePipeline, plan: Plan, wanted: FloatImage) -> None:

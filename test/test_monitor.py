@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from harness import (
@@ -205,12 +206,16 @@ def test_device_memory_and_model_are_told(bench: Bench) -> None:
     assert values["rgb publishers"] == values["depth publishers"] == "publisher /peer, reliable"
 
 
-def test_only_what_is_not_set_yet_is_advised(small_weights: Path) -> None:
+def test_only_what_is_not_set_yet_is_advised(small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = Pipeline(PipelineConfig(weights=str(small_weights), device="cpu", precision="float32", threads=2))
     assert faster(pipeline, 1) == ["precision to int8", "weights to fdkn-small", "frames_at_once to 2"]
     assert faster(pipeline, 2) == ["precision to int8", "weights to fdkn-small"]
     pipeline.config = replace(pipeline.config, precision="int8")
     pipeline.card = replace(pipeline.card, name="fdkn-small")
+    with monkeypatch.context() as patch:
+        patch.setattr(numba, "threading_layer", lambda: "workqueue")  # the node would refuse two
+        assert faster(pipeline, 1) == []
+    assert faster(pipeline, 1) == ["frames_at_once to 2"]
     pipeline.threads = 1  # on one core two frames take twice as long each
     assert faster(pipeline, 1) == []
 

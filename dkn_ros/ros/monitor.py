@@ -117,10 +117,12 @@ def faster(pipeline: Pipeline, at_once: int) -> list[str]:
     """Parameters, each with the value that would make the node faster on a CPU, as far as they are not set."""
     if pipeline.device.type != "cpu":
         return []
+    from dkn_ros.at_once import most_at_once
+
     settings = {
         "precision to int8": pipeline.config.precision != "int8",
         "weights to fdkn-small": pipeline.card.name != "fdkn-small",
-        "frames_at_once to 2": at_once < 2 <= pipeline.threads,
+        "frames_at_once to 2": at_once < 2 <= most_at_once(pipeline)[0],
     }
     return [setting for setting, open_yet in settings.items() if open_yet]
 
