@@ -63,7 +63,7 @@ def test_sparse_depth_that_was_projected_with_a_parallax_has_one_grid(seed: int)
     _, depth = boxes(NOTHING, seed)
     height, width = depth.shape
     low = depth[1::3, 1::3]
-    rows, middles = (3 * index + 1 for index in np.indices(low.shape))
+    rows, middles = np.mgrid[1:height:3, 1:width:3]
     columns = np.rint(middles - 16 / low).astype(int)
     full = np.full((height, width), np.nan, np.float32)
     seen = (columns >= 0) & (columns < width)
