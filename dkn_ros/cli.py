@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dkn: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         print(f"dkn {given.command}: {lines[0]}", file=sys.stderr)
         return 1

@@ -30,12 +30,11 @@ MISREGISTERED = "by their edges colour and depth lie {}; the colour was moved fo
 def enhance(given: argparse.Namespace) -> int:
     """Upsample one depth image, and explain pixels of it."""
     from dkn_ros.explain import check_pixel, explain
-    from dkn_ros.images import OUTPUTS, ImageFileError, read_depth, read_rgb, write_depth
+    from dkn_ros.images import check_output, read_depth, read_rgb, write_depth
     from dkn_ros.pipeline import Pipeline
 
     output = Path(given.output)
-    if output.suffix not in OUTPUTS:  # before the work, not after it
-        raise ImageFileError(f"output is {output}; wanted: a name that ends with one of {', '.join(OUTPUTS)}")
+    check_output(output)  # before the work, not after it
     pixels = _pixels(given.explain)
     if pixels and given.depth_unit == "raw":
         raise ValueError("explain speaks of metres and the depth unit is raw; wanted: --depth-unit auto, mm or m")
@@ -59,6 +58,11 @@ def enhance(given: argparse.Namespace) -> int:
             figures_kernels.kernel(rgb, explained, picture, float(enhanced.depth[explained.y, explained.x]))
             print(picture)
     print(f"{output}: {rgb.shape[1]}x{rgb.shape[0]} from {depth.shape[1]}x{depth.shape[0]}")
+    if given.depth_unit != "raw" and enhanced.blind:
+        near, far = pipeline.config.min_depth, pipeline.config.max_depth
+        what = f"no pixel of {given.depth} lies between {near:g} and {far:g} m, so that no depth came out"
+        print(f"dkn enhance: {what}; check --depth-unit, --min-depth and --max-depth", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -251,8 +255,9 @@ def weights_import(given: argparse.Namespace) -> int:
 
 def weights_prune(given: argparse.Namespace) -> int:
     """Leave out channels that never fire."""
-    from dkn_ros.weights import load_model, prune
+    from dkn_ros.weights import check_output, load_model, prune
 
+    check_output(Path(given.output))  # before the work, not after it
     before, _ = load_model(given.weights)
     card = prune(given.weights, Path(given.output))
     after, _ = load_model(given.output)

@@ -65,8 +65,10 @@ def read_depth(path: Path, unit: str = "auto") -> NDArray:
     unit: mm, m, raw, or auto: 16-bit integers are millimetres, floats are metres.
     """
     image = _read_npy(path) if path.suffix == ".npy" else _read(path, cv2.IMREAD_UNCHANGED)
-    if image.ndim != 2:
-        raise ImageFileError(f"{path} has shape {image.shape}; wanted: one channel, HxW")
+    if image.ndim != 2 or not image.size:
+        raise ImageFileError(f"{path} has shape {image.shape}; wanted: one channel, HxW, and a pixel at least")
+    if image.dtype.kind not in "iuf":
+        raise ImageFileError(f"{path} holds {image.dtype}; wanted: 16-bit integers (millimetres) or floats (metres)")
     integer = np.issubdtype(image.dtype, np.integer)
     if unit == "raw":
         return np.asarray(image)
@@ -98,15 +100,20 @@ def read_pair(pair: FramePair, factor: int = 1) -> tuple[NDArray[np.uint8], NDAr
     return np.ascontiguousarray(rgb[:height, :width]), np.ascontiguousarray(truth[:height, :width])
 
 
+def check_output(path: Path) -> None:
+    """Raise ImageFileError unless `write_depth` can write to `path`, as far as that can be told before the work."""
+    if path.suffix not in OUTPUTS:
+        raise ImageFileError(f"output is {path}; wanted: a name that ends with one of {', '.join(OUTPUTS)}")
+    if not path.parent.is_dir():
+        raise ImageFileError(f"no folder {path.parent} for the output; make it first")
+
+
 def write_depth(path: Path, depth: NDArray[np.float32], unit: str = "m") -> None:
     """Write depth by the ending of `path`: .npy, .tiff and .exr as float32, .png with 16 bits.
 
     unit: m (depth in metres; a .png gets millimetres with 0 invalid) or raw (0..1; a .png gets parts of 65535).
     """
-    if path.suffix not in OUTPUTS:
-        raise ImageFileError(f"output is {path}; wanted: a name that ends with one of {', '.join(OUTPUTS)}")
-    if not path.parent.is_dir():
-        raise ImageFileError(f"no folder {path.parent} for the output; make it first")
+    check_output(path)
     if path.suffix == ".npy":
         np.save(path, depth)
         return
@@ -123,9 +130,12 @@ def write_depth(path: Path, depth: NDArray[np.float32], unit: str = "m") -> None
 
 
 def _read(path: Path, flags: int) -> NDArray:
-    image = cv2.imread(str(_existing(path)), flags)
+    try:
+        image = cv2.imread(str(_existing(path)), flags)
+    except cv2.error as error:  # as of a header that claims more pixels than OpenCV allows
+        raise ImageFileError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if image is None:
-        raise ImageFileError(f"{path} is no image that OpenCV can read")
+        raise ImageFileError(f"{path} is no image that OpenCV can read; wanted: such as .png, .jpg, .tiff or .exr")
     return np.asarray(image)
 
 
@@ -133,7 +143,7 @@ def _read_npy(path: Path) -> NDArray:
     with open(_existing(path), "rb") as file:
         try:
             return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
             raise ImageFileError(f"{path} is no readable .npy file: {str(error).splitlines()[0]}") from error
 
 

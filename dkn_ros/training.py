@@ -36,7 +36,7 @@ from dkn_ros.recipe import check_stages, recipe_at, unlike
 from dkn_ros.synthetic.samples import FRAME_HEIGHT, RATIOS, Sample, SceneStore, typical_crops
 from dkn_ros.training_kernels import use_triton
 from dkn_ros.validation import ratios
-from dkn_ros.weights import Card, load_model, save_weights
+from dkn_ros.weights import Card, check_output, load_model, save_weights
 
 FILLED_WEIGHT = 0.5
 """Weight in the loss of pixels whose input was filled in: what lies in a hole can often not be known."""
@@ -80,6 +80,7 @@ class Trainer:
             )
         check_stages(config)
         self.config, self.output = config, output
+        check_output(self._weights)  # before the work, not after it
         self.ranks = ranks or Ranks(resolve_device(config.device, torch.cuda.is_available()))
         if config.batch < self.ranks.size:
             raise ValueError(f"batch is {config.batch}, processes {self.ranks.size}; wanted: a crop for each at least")

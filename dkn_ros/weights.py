@@ -98,7 +98,7 @@ def shipped_cards() -> dict[str, Card]:
 
 
 def _cards(path: Path) -> dict[str, Card]:
-    return {name: _card(path, {"name": name, **entry}) for name, entry in _read_yaml(path).items()}
+    return {name: _card(path, entry, name=name) for name, entry in _read_yaml(path).items()}
 
 
 def find_weights(source: str) -> tuple[Path, Card]:
@@ -151,10 +151,18 @@ def load_model(source: str = "fdkn") -> tuple[FDKN, Card]:
     return model.eval(), card
 
 
-def save_weights(network: torch.nn.Module, path: Path, **about: Any) -> Card:
-    """Write `path` (safetensors) and its card beside it; `about` are fields of `Card`.  Returns the card."""
+def check_output(path: Path) -> None:
+    """Raise WeightsError unless weights can be written to `path`, and their card beside it."""
     if path.suffix != SUFFIX:
         raise WeightsError(f"output is {path}; wanted: a name that ends with {SUFFIX}")
+    beside = path.with_suffix(".yaml")
+    if beside.exists() and "sha256" not in _read_yaml(beside):
+        raise WeightsError(f"{beside} is there and is no card, which would be written over it; choose another folder")
+
+
+def save_weights(network: torch.nn.Module, path: Path, **about: Any) -> Card:
+    """Write `path` (safetensors) and its card beside it; `about` are fields of `Card`.  Returns the card."""
+    check_output(path)
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     data = safetensors.torch.save(state)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -248,9 +256,9 @@ def _load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], what: st
     model.load_state_dict(dict(state))
 
 
-def _card(path: Path, entry: Any) -> Card:
+def _card(path: Path, entry: Any, **more: str) -> Card:
     try:
-        return Card(**entry)
+        return Card(**{**more, **entry})
     except (TypeError, WeightsError) as error:
         raise WeightsError(f"{path} holds no valid card: {error}") from error
 
@@ -259,7 +267,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path} is no valid YAML: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds {type(content).__name__}; wanted: a mapping")
     return content

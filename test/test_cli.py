@@ -222,9 +222,21 @@ def test_enhance_says_what_is_wrong(
     assert not output.exists()
 
 
+def test_enhance_of_depth_that_is_all_invalid_says_so(
+    pair: tuple[Path, Path], small_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, output = tmp_path / "empty.png", tmp_path / "out.npy"
+    cv2.imwrite(str(empty), np.zeros((30, 40), np.uint16))
+    given = ["enhance", str(pair[0]), str(empty), "-o", str(output), "--weights", str(small_weights), "--device", "cpu"]
+    assert cli.main(given) == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(f"dkn enhance: no pixel of {empty} lies between 0 and ") and "--depth-unit" in last
+    assert np.isnan(read_image(output)).all()
+
+
 def test_colour_image_for_depth_is_named(fail: Run, pair: tuple[Path, Path], small_weights: Path) -> None:
     line = fail("enhance", pair[0], pair[0], "-o", "out.npy", "--weights", small_weights)
-    assert line == f"dkn enhance: {pair[0]} has shape (120, 160, 3); wanted: one channel, HxW"
+    assert line == f"dkn enhance: {pair[0]} has shape (120, 160, 3); wanted: one channel, HxW, and a pixel at least"
 
 
 # evaluate, train, demo
@@ -273,6 +285,9 @@ def test_evaluate_takes_every_nth_frame(run: Run, frames: Path, small_weights: P
         (("train", "nothing.yaml"), "dkn train: no recipe nothing.yaml"),
         (("demo", "--rate", "0"), "dkn demo: rate is 0.0; wanted: at least 0.1"),
         (("demo", "--seconds", "0.5"), "dkn demo: seconds is 0.5; wanted: at least 1"),
+        (("demo", "--weights", "nothing"), "dkn demo: weights are 'nothing'; wanted: one of fdkn"),
+        (("demo", "--source", "nothing"), "dkn demo: no folder nothing; wanted: a folder with NAME_rgb.png"),
+        (("weights", "prune", "fdkn", "-o", "x.bin"), "dkn weights prune: output is x.bin; wanted: a name that ends"),
         (("weights", "show", "nothing"), "dkn weights show: weights are 'nothing'; wanted: one of "),
         (("weights", "import", "nothing", "--output", "x.safetensors"), "dkn weights import: no checkpoint nothing"),
         (("weights", "export", "fdkn", "-o", "x.pt"), "dkn weights export: output is x.pt; wanted: a name that ends"),

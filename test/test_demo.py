@@ -109,11 +109,16 @@ def test_run_that_does_not_beat_bicubic_fails_and_says_so(run_demo: RunDemo, sma
 def test_process_that_cannot_start_is_named(
     run_demo: RunDemo, small_weights: Path, tmp_path: Path, broken: str, process: str
 ) -> None:
-    nothing = tmp_path / "nothing"
-    run = run_demo(nothing.with_suffix(".safetensors")) if broken == "weights" else run_demo(small_weights, nothing)
+    """What is not there at all is told before, see test_cli.py; these are damaged."""
+    weights, frames = tmp_path / "damaged.safetensors", write_frames(tmp_path / "damaged")
+    weights.write_bytes(small_weights.read_bytes()[:-1])
+    weights.with_suffix(".yaml").write_bytes(small_weights.with_suffix(".yaml").read_bytes())
+    (frames / "001_depth.png").write_bytes(b"no image")
+    run = run_demo(weights) if broken == "weights" else run_demo(small_weights, frames)
     assert run.status == 1
-    assert run.log.rstrip().splitlines()[-1] == f"dkn demo: {process} ended with status 1; see {process}.log"
-    assert str(nothing) in (run.folder / f"{process}.log").read_text(encoding="utf-8")
+    last = run.log.rstrip().splitlines()[-1]
+    assert last.startswith(f"dkn demo: {process} ended with status 1: ") and "damaged" in last
+    assert last.endswith(f"; all of it: {run.folder / process}.log")
     assert not (run.folder / "summary.json").exists()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +141,35 @@ def test_refuses_depth_that_says_nothing_of_its_unit(tmp_path: Path) -> None:
         read_depth(tmp_path / "colour.png")
     with pytest.raises(ValueError, match="depth unit is 'cm'; wanted: one of auto, mm, m, raw"):
         read_depth(tmp_path / "one.npy", "cm")
+
+
+def test_refuses_depth_that_is_no_image_of_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "depth.npy"
+    for content, unit, said in (
+        (np.empty((0, 0), np.uint16), "auto", r"has shape \(0, 0\); wanted: one channel, HxW, and a pixel at least"),
+        (np.empty((0, 4), np.float32), "m", r"has shape \(0, 4\)"),
+        (np.array([["a"]]), "m", "holds <U1; wanted: 16-bit integers"),
+        (np.ones((2, 2), np.complex64), "mm", "holds complex64; wanted: 16-bit integers"),
+        (np.ones((2, 2), bool), "raw", "holds bool; wanted: 16-bit integers"),
+    ):
+        np.save(path, content)
+        with pytest.raises(ImageFileError, match=said) as raised:
+            read_depth(path, unit)
+        assert_one_line(raised, path)
+
+
+def test_refuses_files_that_claim_to_be_larger_than_anything(tmp_path: Path) -> None:
+    size = struct.pack(">II", 100_000, 100_000)
+    chunk = b"IHDR" + size + b"\x08\x02\x00\x00\x00"
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "huge.png").write_bytes(png)
+    with open(tmp_path / "huge.npy", "wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**9)}
+        np.lib.format.write_array_header_1_0(file, header)
+    for read, name in ((read_rgb, "huge.png"), (read_depth, "huge.png"), (read_depth, "huge.npy")):
+        with pytest.raises(ImageFileError) as raised:
+            read(tmp_path / name)
+        assert_one_line(raised, name)
 
 
 def test_refuses_outputs_that_cannot_be_written(tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from conftest import MakeModel
 from torch import Tensor
 
 from dkn_ros import weights
-from dkn_ros.config import PipelineConfig
+from dkn_ros.config import PipelineConfig, TrainingConfig
 from dkn_ros.images import read_rgb
 from dkn_ros.metrics import rmse
 from dkn_ros.models import FDKN
 from dkn_ros.pipeline import Pipeline
+from dkn_ros.training import Trainer
 from dkn_ros.weights import (
     CARDS,
     Card,
@@ -108,6 +109,22 @@ def test_card_tells_the_sha256_of_the_file(saved: Path) -> None:
     assert card["sha256"] == hashlib.sha256(saved.read_bytes()).hexdigest()
     assert (card["model"], card["options"]) == ("fdkn", SMALL)
     assert (card["licence"], card["recipe"]) == ("Apache-2.0", {"seed": 3})
+
+
+def test_weights_are_not_written_where_a_recipe_would_be_lost(make_model: MakeModel, tmp_path: Path) -> None:
+    recipe = tmp_path / "fdkn.yaml"
+    recipe.write_text("name: fdkn\nscenes: 2\n")
+    with pytest.raises(WeightsError, match=r"fdkn\.yaml is there and is no card, which would be written over it"):
+        save_weights(make_model(), tmp_path / "fdkn.safetensors", model="fdkn", options=SMALL)
+    with pytest.raises(WeightsError, match=r"fdkn\.yaml is there and is no card"):
+        Trainer(TrainingConfig(name="fdkn", options=SMALL), tmp_path)  # and not only when it is done
+    assert recipe.read_text().startswith("name: fdkn") and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", ["x: hello", "x: [1]", "x:"])
+def test_cards_that_are_none_are_named(saved: Path, content: str) -> None:
+    (saved.parent / CARDS).write_text(content)
+    refused(saved, saved.parent / CARDS, "holds no valid card")
 
 
 def test_shipped_weights_are_found_by_their_path_too(saved: Path) -> None:

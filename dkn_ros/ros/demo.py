@@ -22,7 +22,10 @@ from tqdm import tqdm
 from dkn_ros import figures, figures_points
 from dkn_ros.config import DemoConfig
 from dkn_ros.evaluation import bicubic
+from dkn_ros.images import frame_pairs
 from dkn_ros.ros.launch_description import CAMERA_OUTPUTS, INPUTS, transport_environment
+from dkn_ros.synthetic.source import SYNTHETIC
+from dkn_ros.weights import find_weights
 
 START_SECONDS = 180.0
 """Longest wait for the first frame: the first start ever compiles for a while."""
@@ -39,8 +42,12 @@ class DemoError(RuntimeError):
 def run(config: DemoConfig, output: Path) -> dict[str, Any]:
     """Run the demo, write summary.json and three pictures to `output`, return the summary.
 
-    Raises DemoError without ROS, if a process ended early, or if nothing arrived.
+    Raises DemoError without ROS, if a process ended early, or if nothing arrived; WeightsError for weights and
+    ImageFileError for a source that are not there.
     """
+    find_weights(config.weights)  # before the processes start, not after it
+    if config.source != SYNTHETIC:
+        frame_pairs(Path(config.source).expanduser())
     output.mkdir(parents=True, exist_ok=True)
     _environment()
     try:
@@ -76,7 +83,9 @@ def run(config: DemoConfig, output: Path) -> dict[str, Any]:
         probe = Probe()
         stack.callback(probe.destroy_node)
         folder = stack.enter_context(TemporaryDirectory(prefix="dkn_demo_"))
-        _watch(probe, lambda name: stack.enter_context(_child(name, parameters[name], Path(folder), output)), count)
+        _watch(
+            probe, lambda name: stack.enter_context(_child(name, parameters[name], Path(folder), output)), count, output
+        )
     summary = _summary(probe, config)
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _pictures(probe, output, config)
@@ -165,7 +174,14 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
                 continue
 
 
-def _watch(probe: Any, start: Callable[[str], subprocess.Popen[bytes]], count: int) -> None:
+def _ended(name: str, status: int, output: Path) -> DemoError:
+    """What a process said last is most often why it ended."""
+    log = output / f"{name}.log"
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return DemoError(f"{name} ended with status {status}: {said[-1] if said else 'it said nothing'}; all of it: {log}")
+
+
+def _watch(probe: Any, start: Callable[[str], subprocess.Popen[bytes]], count: int, output: Path) -> None:
     """Start both processes; spin the probe until the camera has sent its frames and what is under way has arrived."""
     import rclpy
 
@@ -181,7 +197,7 @@ def _watch(probe: Any, start: Callable[[str], subprocess.Popen[bytes]], count: i
                 bar.set_postfix_str(f"{len(probe.received)} received, {probe.received[-1][1]:.0f} ms", refresh=False)
             bar.update(0)
             if node.poll() is not None:
-                raise DemoError(f"dkn_node ended with status {node.returncode}; see dkn_node.log")
+                raise _ended("dkn_node", node.returncode, output)
             if camera is None and probe.node_status:  # the node is heard, so nothing that it publishes will be missed
                 camera = start("sim_camera")
             if camera and ended is None and (probe.sent >= count or camera.poll() is not None):
@@ -189,7 +205,7 @@ def _watch(probe: Any, start: Callable[[str], subprocess.Popen[bytes]], count: i
             if not probe.received and time.monotonic() - started > START_SECONDS:
                 raise DemoError(f"nothing arrived in {START_SECONDS:.0f} s; see dkn_node.log and sim_camera.log")
     if camera and camera.poll() not in (None, 0):
-        raise DemoError(f"sim_camera ended with status {camera.returncode}; see sim_camera.log")
+        raise _ended("sim_camera", camera.returncode, output)
     if not probe.received:
         raise DemoError(f"nothing arrived; the node says {probe.node_message or 'nothing'}")
 
