@@ -87,8 +87,8 @@ class Aligner:
 
         To be called once a frame.
         """
-        if size == self._size and self.found.alignment is None and self._pause:
-            self._pause -= 1
+        if size == self._size and self.found.alignment is None and self._pause > 0:
+            self._pause -= 1  # two threads at once may count one frame, or one below 0
             return False
         return True
 
