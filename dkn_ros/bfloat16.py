@@ -21,18 +21,6 @@ def _widened(_context, bits):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def power_of_two(_context, exponent):  # type: ignore[no-untyped-def]
-    """In compiled code: 2 to the power of an int32 from -126 to 127, as float32."""
-
-    def build(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
-        word = ir.IntType(32)
-        biased = builder.add(arguments[0], ir.Constant(word, 127))
-        return builder.bitcast(builder.shl(biased, ir.Constant(word, 23)), ir.FloatType())
-
-    return types.float32(types.int32), build
-
-
-@intrinsic
 def _narrowed(_context, value):  # type: ignore[no-untyped-def]
     """The 16 bits of the bfloat16 nearest to a finite float32, ties to even."""
 

@@ -1,4 +1,4 @@
-"""bfloat16 and the sigmoid in compiled loops, against PyTorch and the exact numbers."""
+"""bfloat16 in compiled loops, against PyTorch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dkn_ros.bfloat16 import number, power_of_two, store
-from dkn_ros.sampling import fused
+from dkn_ros.bfloat16 import number, store
 
 
 @numba.njit
@@ -24,18 +23,6 @@ def stored(values, out):  # type: ignore[no-untyped-def]
 def numbers(values, out):  # type: ignore[no-untyped-def]
     for i in range(len(values)):
         out[i] = number(values[i])
-
-
-@numba.njit
-def powers(exponents, out):  # type: ignore[no-untyped-def]
-    for i in range(len(exponents)):
-        out[i] = power_of_two(exponents[i])  # type: ignore[call-arg]
-
-
-@numba.njit
-def sigmoids(values, out):  # type: ignore[no-untyped-def]
-    for i in range(len(values)):
-        out[i] = fused._sigmoid(values[i])
 
 
 def of_bits(bits: NDArray[Any]) -> NDArray[np.float32]:
@@ -86,25 +73,3 @@ def test_both_are_for_compiled_code_alone() -> None:
     for call in (lambda: number(np.float32(1)), lambda: store(np.zeros(1, np.float32), 0, np.float32(1))):
         with pytest.raises(TypeError, match="for compiled code"):
             call()
-
-
-def test_powers_of_two_are_exact() -> None:
-    exponents = np.arange(-126, 128, dtype=np.int32)
-    found = np.empty(len(exponents), np.float32)
-    powers(exponents, found)
-    np.testing.assert_array_equal(found, np.ldexp(np.float32(1), exponents))
-
-
-def test_the_sigmoid_is_right_to_seven_digits() -> None:
-    x = np.concatenate([np.linspace(-100, 100, 200_001), np.linspace(-1e-3, 1e-3, 2001)]).astype(np.float32)
-    found = np.empty_like(x)
-    sigmoids(x, found)
-    np.testing.assert_allclose(found, 1 / (1 + np.exp(-x.astype(np.float64))), rtol=0, atol=3e-7)
-    assert found.min() >= 0 and found.max() <= 1
-
-
-def test_the_sigmoid_of_large_numbers_is_0_or_1() -> None:
-    x = np.array([-np.inf, -3e38, -1e4, 1e4, 3e38, np.inf], np.float32)
-    found = np.empty_like(x)
-    sigmoids(x, found)
-    np.testing.assert_allclose(found, [0, 0, 0, 1, 1, 1], rtol=0, atol=3e-7)

@@ -16,10 +16,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dkn_ros.bfloat16 import number, power_of_two
 from dkn_ros.buffers import Buffers
 from dkn_ros.compiled import compiled
 from dkn_ros.sampling import WINDOW
+from dkn_ros.vectors import (
+    add_square,
+    floor,
+    keep,
+    keep_fours,
+    load,
+    no_square,
+    power_of_two,
+    spread,
+    sum_of_square,
+    where_less,
+)
 
 Array = NDArray[np.float32]
 Heads = tuple[Tensor, Tensor]
@@ -36,101 +47,101 @@ _FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
 @compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
-def _sigmoid(x):  # type: ignore[no-untyped-def]
-    """1 / (1 + exp(-x)) within 3e-7, by arithmetic that becomes vector instructions, as a call of exp does not."""
-    x = min(max(x, np.float32(-80.0)), np.float32(80.0))
+def _below_sigmoid(x):  # type: ignore[no-untyped-def]
+    """1 + exp(-x), what the sigmoid divides 1 by, within 3 parts in 10^7."""
+    most = spread(np.float32(80.0))
+    x = where_less(x, most, x, most)
+    x = where_less(np.float32(0.0) - most, x, x, np.float32(0.0) - most)
     # exp(-x) = 2^n exp(r) with |r| below ln(2) / 2, where seven terms of the series are as exact as float32.
-    n = np.floor(np.float32(0.5) - x * np.float32(1.4426950408889634))
-    r = -x - n * np.float32(0.6931471805599453)
+    n = floor(np.float32(0.5) - x * np.float32(1.4426950408889634))
+    r = np.float32(0.0) - x - n * np.float32(0.6931471805599453)
     series = np.float32(1 / 120) + r * np.float32(1 / 720)
     series = np.float32(1 / 6) + r * (np.float32(1 / 24) + r * series)
     series = np.float32(1) + r * (np.float32(1) + r * (np.float32(0.5) + r * series))
-    return np.float32(1) / (np.float32(1) + power_of_two(np.int32(n)) * series)  # type: ignore[call-arg]
+    return np.float32(1) + power_of_two(n) * series
 
 
 @compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
-def _products(guidance, target, guided, block):  # type: ignore[no-untyped-def]
-    """Products of the heads of one 4 x 4 block, or the target's alone; C numbers each."""
+def _product(guidance, target, start, guided):  # type: ignore[no-untyped-def]
+    """Products of the heads from `start` on, or the target's alone."""
+    found = load(target, start)
+    return found * load(guidance, start) if guided else found
+
+
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+def _product_of_sigmoids(guidance, target, start, guided):  # type: ignore[no-untyped-def]
+    """`_product` of weights that are still to go through the sigmoid: one division for both."""
+    below = _below_sigmoid(load(target, start))
     if guided:
-        for c in range(block.shape[0]):
-            block[c] = number(guidance[c]) * number(target[c])
-    else:
-        for c in range(block.shape[0]):
-            block[c] = number(target[c])
+        below = below * _below_sigmoid(load(guidance, start))
+    return np.float32(1) / below
 
 
 @compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
-def _weights(guidance, target, guided, logits, block):  # type: ignore[no-untyped-def]
-    """`_products` of the weights, which come after the sigmoid or before it."""
-    if not logits:
-        _products(guidance, target, guided, block)
-    elif guided:
-        for c in range(block.shape[0]):
-            block[c] = _sigmoid(number(guidance[c])) * _sigmoid(number(target[c]))
-    else:
-        for c in range(block.shape[0]):
-            block[c] = _sigmoid(number(target[c]))
-
-
-@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
-def _normalise(weight, residual):  # type: ignore[no-untyped-def]
-    """Zero mean (residual) or unit sum of absolute values, for each of the 16 pixels of a block."""
-    count = weight.shape[0] // SUBPIXELS
-    total = np.zeros(SUBPIXELS, np.float32)
-    for n in range(count):
-        for s in range(SUBPIXELS):
-            w = weight[n * SUBPIXELS + s]
-            total[s] += w if residual else abs(w)
-    for n in range(count):
-        for s in range(SUBPIXELS):
-            if residual:
-                weight[n * SUBPIXELS + s] -= total[s] / np.float32(count)
-            else:
-                weight[n * SUBPIXELS + s] /= max(total[s], np.float32(1e-12))
+def _size(x):  # type: ignore[no-untyped-def]
+    return where_less(x, spread(np.float32(0)), np.float32(0) - x, x)
 
 
 @compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
 def _axis(displacement):  # type: ignore[no-untyped-def]
     """Whole pixels of a displacement and the shares of the pixel there and of the next; 0 outside the window."""
-    limit = np.float32(RADIUS + 1)
-    d = displacement if abs(displacement) < limit else limit  # false for NaN too
-    low = np.floor(d)
+    radius, zero, limit = spread(np.float32(RADIUS)), spread(np.float32(0)), spread(np.float32(RADIUS + 1))
+    d = where_less(_size(displacement), limit, displacement, limit)  # the limit for NaN too
+    low = floor(d)
     share = d - low
-    first = np.float32(1.0) - share if low >= np.float32(-RADIUS) and low <= np.float32(RADIUS) else np.float32(0.0)
-    second = share if low < np.float32(RADIUS) else np.float32(0.0)
-    return np.int32(low), first, second
+    first = where_less(radius, _size(low), zero, np.float32(1) - share)
+    second = where_less(low, radius, share, zero)
+    return low, first, second
 
 
 @compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
-def _aim(offset, weight, base, scale, pitch, place, share):  # type: ignore[no-untyped-def]
+def _weigh(gw, tw, start, forms, weight):  # type: ignore[no-untyped-def]
+    """Weights of a block, 16N numbers, and what makes them such whose mean is 0 or whose sizes add up to 1.
+
+    That is to be subtracted from the weights of each of the 16 pixels (residual), or multiplied with them.
+    """
+    guided, logits, residual = forms
+    count = weight.shape[0] // SUBPIXELS
+    total = spread(np.float32(0))
+    for n in range(count):
+        c = n * SUBPIXELS
+        w = _product_of_sigmoids(gw, tw, start + c, guided) if logits else _product(gw, tw, start + c, guided)
+        keep(weight, c, w)
+        total = total + (w if residual else _size(w))
+    if residual:
+        return total * (np.float32(1) / np.float32(count))
+    least = spread(np.float32(1e-12))
+    return np.float32(1) / where_less(total, least, least, total)
+
+
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+def _aim(go, to, start, forms, weight, norm, base, scale, pitch, place, share):  # type: ignore[no-untyped-def]
     """Where the samples of a block lie, in pixels from their own in rows of `pitch`, and the weights of the four there.
 
-    place: 16N.  share: 4x16N, of the pixel there, the next, the one below and the one below that.
+    weight, norm: see `_weigh`.  place: 16N.  share: 64N, four for each place: of the pixel there, the next, the one
+    below and the one below that.
     """
+    guided, _, residual = forms
     for n in range(base.shape[0]):
-        for s in range(SUBPIXELS):
-            c = n * SUBPIXELS + s
-            x, left, right = _axis(base[n, 0] + scale * offset[2 * n * SUBPIXELS + s])
-            y, upper, lower = _axis(base[n, 1] + scale * offset[(2 * n + 1) * SUBPIXELS + s])
-            place[c] = np.int32(y) * np.int32(pitch) + np.int32(x)
-            upper *= weight[c]
-            lower *= weight[c]
-            share[0, c] = upper * left
-            share[1, c] = upper * right
-            share[2, c] = lower * left
-            share[3, c] = lower * right
+        c = n * SUBPIXELS
+        x, left, right = _axis(base[n, 0] + scale * _product(go, to, start + 2 * c, guided))
+        y, upper, lower = _axis(base[n, 1] + scale * _product(go, to, start + 2 * c + SUBPIXELS, guided))
+        keep(place, c, y * np.float32(pitch) + x)  # below 2^24, and so exact
+        w = load(weight, c) - norm if residual else load(weight, c) * norm
+        upper, lower = upper * w, lower * w
+        keep_fours(share, 4 * c, upper * left, upper * right, lower * left, lower * right)
 
 
 @compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
-def _add_samples(flat, start, pitch, place, share, total):  # type: ignore[no-untyped-def]
-    """Add to the sums of a block, whose first pixel is flat[start], what `_aim` says."""
-    for n in range(place.shape[0] // SUBPIXELS):
-        for s in range(SUBPIXELS):
+def _sample(flat, start, pitch, place, share, total, column):  # type: ignore[no-untyped-def]
+    """The sums of a block, whose first pixel is flat[start], by what `_aim` says, into its columns of `total`."""
+    for s in range(SUBPIXELS):
+        square, own = no_square(), start + (s // STRIDE) * pitch + s % STRIDE
+        for n in range(place.shape[0] // SUBPIXELS):
             c = n * SUBPIXELS + s
-            q = np.uint64(start + (s // STRIDE) * pitch + s % STRIDE + place[c])
-            below = q + np.uint64(pitch)
-            total[s] += share[0, c] * flat[q] + share[1, c] * flat[q + np.uint64(1)]
-            total[s] += share[2, c] * flat[below] + share[3, c] * flat[below + np.uint64(1)]
+            q = own + place[c]
+            square = add_square(square, share, 4 * c, flat, q, q + pitch)
+        total[s // STRIDE, STRIDE * column + s % STRIDE] = sum_of_square(square)
 
 
 @dataclass(frozen=True)
@@ -166,40 +177,42 @@ class Finish:
             out[self.distance > np.float32(self.reach)] = np.nan
 
 
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+def _finish(total, centre, residual, finish, distance, bounded, out):  # type: ignore[no-untyped-def]
+    """Depth of one row of pixels from their sums and their own depth, see `Finish`."""
+    strength, low, span, least, most, reach = finish
+    for x in range(out.shape[0]):
+        own = centre[x]
+        correction = total[x] if residual else total[x] - own
+        value = low + span * min(max(own + strength * correction, least), most)
+        out[x] = np.float32(np.nan) if bounded and distance[x] > reach else value
+
+
 @compiled(nogil=True, parallel=True, fastmath=_FAST, error_model="numpy")
-def _average(depth, gw, go, tw, to, guided, logits, residual, base, scale, finish, distance, out):  # type: ignore[no-untyped-def]
+def _average(depth, gw, go, tw, to, forms, base, scale, finish, distance, out):  # type: ignore[no-untyped-def]
     """depth: (H + 2 MARGIN) x (W + 2 MARGIN).  Heads: hxwxC.  out: HxW, at most 4h x 4w.
 
-    finish: strength, low, span, least, most, reach.  distance: HxW, or empty.
+    forms: whether guided, logits, residual.  finish: strength, low, span, least, most, reach.  distance: HxW, or empty.
     """
     height, width = out.shape
-    rows, columns = tw.shape[0], tw.shape[1]
+    rows, columns, numbers = tw.shape
     flat, pitch = depth.reshape(-1), depth.shape[1]
-    strength, low, span, least, most, reach = finish
-    bounded = distance.size > 0
+    gw, go, tw, to = gw.reshape(-1), go.reshape(-1), tw.reshape(-1), to.reshape(-1)
     for row in numba.prange(rows):
-        weight = np.empty(tw.shape[2], np.float32)
-        offset = np.empty(to.shape[2], np.float32)
-        total = np.empty(SUBPIXELS, np.float32)
-        # In two steps, of which the first has no loads and becomes vector instructions: together, neither does.
-        place = np.empty(tw.shape[2], np.int32)
-        share = np.empty((4, tw.shape[2]), np.float32)
+        weight = np.empty(numbers, np.float32)
+        place = np.empty(numbers, np.int32)
+        share = np.empty(4 * numbers, np.float32)
+        total = np.empty((STRIDE, STRIDE * columns), np.float32)
         for column in range(columns):
-            _weights(gw[row, column], tw[row, column], guided, logits, weight)
-            _products(go[row, column], to[row, column], guided, offset)
-            _normalise(weight, residual)
-            top, left = STRIDE * row + MARGIN, STRIDE * column + MARGIN
-            for s in range(SUBPIXELS):
-                total[s] = depth[top + s // STRIDE, left + s % STRIDE] if residual else np.float32(0.0)
-            _aim(offset, weight, base, scale, pitch, place, share)
-            _add_samples(flat, top * pitch + left, pitch, place, share, total)
-            for s in range(SUBPIXELS):
-                y_out, x_out = STRIDE * row + s // STRIDE, STRIDE * column + s % STRIDE
-                if y_out < height and x_out < width:
-                    centre = depth[top + s // STRIDE, left + s % STRIDE]
-                    value = min(max(centre + strength * (total[s] - centre), least), most)
-                    far = bounded and distance[y_out, x_out] > reach
-                    out[y_out, x_out] = np.float32(np.nan) if far else low + span * value
+            block = (row * columns + column) * numbers
+            norm = _weigh(gw, tw, block, forms, weight)
+            _aim(go, to, 2 * block, forms, weight, norm, base, scale, pitch, place, share)
+            start = (STRIDE * row + MARGIN) * pitch + STRIDE * column + MARGIN
+            _sample(flat, start, pitch, place, share, total, column)
+        for y in range(STRIDE * row, min(STRIDE * row + STRIDE, height)):
+            centre = depth[y + MARGIN, MARGIN : MARGIN + width]
+            far = distance[y] if distance.size else centre
+            _finish(total[y - STRIDE * row], centre, forms[2], finish, far, distance.size > 0, out[y])
 
 
 def average_of_heads(
@@ -230,7 +243,7 @@ def average_of_heads(
     distance = _EVERYWHERE if finish.distance is None else finish.distance
     as_float32 = tuple(np.float32(n) for n in finish.numbers())
     forms = guidance is not None, logits, residual
-    _average(padded, gw, go, tw, to, *forms, base, np.float32(scale), as_float32, distance, out)
+    _average(padded, gw, go, tw, to, forms, base, np.float32(scale), as_float32, distance, out)
 
 
 _EVERYWHERE = np.empty((0, 0), np.float32)

@@ -25,15 +25,52 @@ from dkn_ros.sampling.fused import (
     STRIDE,
     SUBPIXELS,
     Heads,
-    _axis,
     _channels_last,
-    _normalise,
     _pad,
-    _products,
     average_of_heads,
 )
 
 Array = NDArray[np.float32]
+
+
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+def _products(guidance, target, guided, block):  # type: ignore[no-untyped-def]
+    """Products of the heads of one 4 x 4 block, or the target's alone; C numbers each."""
+    if guided:
+        for c in range(block.shape[0]):
+            block[c] = number(guidance[c]) * number(target[c])
+    else:
+        for c in range(block.shape[0]):
+            block[c] = number(target[c])
+
+
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+def _normalise(weight, residual):  # type: ignore[no-untyped-def]
+    """Zero mean (residual) or unit sum of absolute values, for each of the 16 pixels of a block."""
+    count = weight.shape[0] // SUBPIXELS
+    total = np.zeros(SUBPIXELS, np.float32)
+    for n in range(count):
+        for s in range(SUBPIXELS):
+            w = weight[n * SUBPIXELS + s]
+            total[s] += w if residual else abs(w)
+    for n in range(count):
+        for s in range(SUBPIXELS):
+            if residual:
+                weight[n * SUBPIXELS + s] -= total[s] / np.float32(count)
+            else:
+                weight[n * SUBPIXELS + s] /= max(total[s], np.float32(1e-12))
+
+
+@compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+def _axis(displacement):  # type: ignore[no-untyped-def]
+    """Whole pixels of a displacement and the shares of the pixel there and of the next; 0 outside the window."""
+    limit = np.float32(RADIUS + 1)
+    d = displacement if abs(displacement) < limit else limit  # false for NaN too
+    low = np.floor(d)
+    share = d - low
+    first = np.float32(1.0) - share if low >= np.float32(-RADIUS) and low <= np.float32(RADIUS) else np.float32(0.0)
+    second = share if low < np.float32(RADIUS) else np.float32(0.0)
+    return np.int32(low), first, second
 
 
 @compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
