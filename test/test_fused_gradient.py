@@ -55,6 +55,15 @@ def test_samples_beyond_window_and_image(make_model: MakeModel, reach: float) ->
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5 * max(1.0, float(b.abs().max())))
 
 
+def test_weights_of_zero_have_the_gradient_of_the_steps(make_model: MakeModel) -> None:
+    """A sigmoid in bfloat16 can give 0, where the sum of absolute weights has no slope of its own."""
+    model, target = make_model(residual=False), torch.rand(2, 1, 8, 12)
+    heads = heads_of(model, (2, 3))
+    heads[0][:, :40] = 0
+    for a, b in zip(*(gradients(model, target, heads, fused) for fused in (True, False)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
 def test_bfloat16_heads_get_bfloat16_gradients(make_model: MakeModel) -> None:
     model = make_model()
     heads = [head.bfloat16() for head in heads_of(model, (5, 6))]

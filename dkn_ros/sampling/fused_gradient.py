@@ -98,8 +98,7 @@ def _through_normalisation(grad, weight, raw, residual):  # type: ignore[no-unty
             if residual:
                 grad[c] -= total[s] / np.float32(count)
             else:
-                sign = np.float32(1.0) if raw[c] > 0 else np.float32(-1.0)
-                grad[c] = (grad[c] - sign * total[s]) / max(scale[s], np.float32(1e-12))
+                grad[c] = (grad[c] - np.sign(raw[c]) * total[s]) / max(scale[s], np.float32(1e-12))
 
 
 @compiled(nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
