@@ -138,6 +138,29 @@ def test_what_fails_without_a_capture_too_is_no_refusal(error: RuntimeError) -> 
         Captured(work, Fails(error), no_refusal)()
 
 
+def test_memory_that_is_short_is_no_refusal_and_the_next_time_is_captured(recorder: Recorder) -> None:
+    """Whatever the end of the capture that failed raises after it."""
+    room: list[bool] = []
+
+    class Short:
+        def record(self, work: Callable[[], Any]) -> Any:
+            if room:
+                return recorder.record(work)
+            try:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            finally:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    with torch.inference_mode():
+        image = torch.ones(3, device=device_of(recorder))
+        work = Captured(lambda: image + 1, Short(), no_refusal)
+        with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+            work()
+        room.append(True)
+        work()
+        assert work.captured and work.result.tolist() == [2] * 3
+
+
 def test_other_errors_are_raised() -> None:
     with pytest.raises(TypeError, match="ours"):
         Captured(lambda: 1, Fails(TypeError("ours")), no_refusal)()

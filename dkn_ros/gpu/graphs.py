@@ -126,15 +126,19 @@ class Captured(Generic[Result]):
         try:
             self._replay, self.result = recorder.record(self._work)
         except RuntimeError as error:
-            return _first(error)
+            first = _first(error)
+            if isinstance(first, torch.OutOfMemoryError):  # no refusal: where there is more of it, it is captured
+                self._recorder = recorder
+                raise first from None
+            return first_line(first)
         return ""
 
 
-def _first(error: BaseException) -> str:
-    """The first line of the error that came first: to end a capture that failed raises another one."""
+def _first(error: RuntimeError) -> RuntimeError:
+    """The error that came first: to end a capture that failed raises another one."""
     while isinstance(error.__context__, RuntimeError):
         error = error.__context__
-    return first_line(error)
+    return error
 
 
 class GraphCache(Generic[Key, Value]):
