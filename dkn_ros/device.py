@@ -213,6 +213,7 @@ def return_freed_memory() -> None:
     """Give the memory that was freed back to the system and to other users of the GPU."""
     gc.collect()
     if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+        with contextlib.suppress(RuntimeError):  # a GPU that is lost has nothing to give back
+            torch.cuda.empty_cache()
     with contextlib.suppress(OSError, AttributeError):  # another C library than glibc was not told to keep it either
         ctypes.CDLL(None).malloc_trim(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +267,29 @@ def test_triton_that_cannot_serve_says_why(make_model: MakeModel) -> None:
     with pytest.raises(TritonError) as raised:
         Engine(make_model(), Way(torch.device("cpu"), TRITON), "float32")
     assert str(raised.value) and "\n" not in str(raised.value)
+
+
+LOSE = """
+import numpy as np, sys, torch
+from dkn_ros.config import PipelineConfig
+from dkn_ros.device import return_freed_memory
+from dkn_ros.pipeline import Pipeline
+pipeline = Pipeline(PipelineConfig(weights=sys.argv[1], device="cuda", precision="float32"))
+rgb, depth = np.zeros((96, 128, 3), np.uint8), np.full((24, 32), 1000, np.uint16)
+pipeline.enhance(rgb, depth)
+torch.zeros(4, device="cuda")[torch.tensor([10**6], device="cuda")]  # an assertion on the device: its context is lost
+result = pipeline.enhance(rgb, depth)
+pipeline.release()
+return_freed_memory()
+print(result.valid.all(), pipeline.path)
+"""
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_that_is_lost_does_not_take_the_process_with_it(small_weights: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LOSE, str(small_weights)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"True {CPU}" in done.stdout
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -6,8 +6,10 @@ Everywhere with threads for lanes; on a GPU, where there is one, with streams.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -331,6 +333,32 @@ def test_a_step_that_fails_is_an_error_of_its_frame(lanes: Lanes, step: str) -> 
     stream: FrameStream[Key] = FrameStream(lanes, lambda size, _: Fails(size, lanes.device))
     with pytest.raises(Failure):
         stream.finish(stream.begin((4, 8), A, B, 0.0), np.empty_like(A))
+
+
+def test_the_memory_of_a_device_that_is_lost_is_never_freed() -> None:
+    """To free pinned memory there ends the process."""
+    for lost in (False, True):
+        lanes = ThreadLanes(schedule.LANES)
+        works: list[weakref.ref[Sums]] = []
+
+        def make(size: Any, _: int, lanes: ThreadLanes = lanes, works: list[weakref.ref[Sums]] = works) -> Sums:
+            work = Sums(size, lanes.device)
+            works.append(weakref.ref(work))
+            return work
+
+        stream: FrameStream[Key] = FrameStream(lanes, make)
+        stream.finish(stream.begin((4, 8), A, B, 0.0), np.empty_like(A))
+        if lost:
+            lanes[schedule.LANES[0]].submit(_fail)
+        stream.release()
+        del stream
+        gc.collect()
+        assert len(works) == PLACES and [work() is not None for work in works] == [lost] * PLACES
+        lanes.close()
+
+
+def _fail() -> None:
+    raise Failure
 
 
 def test_an_error_leaves_no_lane_at_work(gates: Gates) -> None:

@@ -9,8 +9,9 @@ Every frame has a place of its own among `PLACES`: a place is used again when it
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -97,7 +98,7 @@ class FrameStream(Generic[Key]):
         self.lanes = lanes
         self._schedule = Schedule(lanes)
         self._make = make
-        self._kinds: GraphCache[Key, list[_Seat]] = GraphCache(kinds, lambda _: self._drain())
+        self._kinds: GraphCache[Key, list[_Seat]] = GraphCache(kinds, self._give_up)
         self._frames: list[Frame[Key] | Seen[Key] | None] = [None] * PLACES
         # Not in the frames: who keeps one for too long must not keep memory.
         self._seats: list[_Seat | None] = [None] * PLACES
@@ -199,10 +200,27 @@ class FrameStream(Generic[Key]):
             self._drain()
             raise
 
-    def _drain(self) -> None:
-        """Wait for what was submitted; its errors are told where a frame is waited for."""
-        with suppress(Exception):
+    def _give_up(self, seats: list[_Seat]) -> None:
+        """Called before seats are dropped: by then no lane may work on their memory."""
+        if not self._drain():
+            _keep_for_ever(seats)
+
+    def _drain(self) -> bool:
+        """Wait for what was submitted; its errors are told where a frame is waited for.  False if there was one."""
+        try:
             self.lanes.drain()
+        except Exception:
+            return False
+        return True
 
     def _submit(self, seat: _Seat, step: Step, work: Callable[[], None]) -> None:
         self._schedule.submit(seat.place, step, work)
+
+
+def _keep_for_ever(thing: object) -> None:
+    """Never free the memory of a device that is lost, not even as the process ends.
+
+    Where pinned memory is freed PyTorch records an event for every stream that used it, and what that raises on a lost
+    device ends the process, in the middle of going on with the CPU: it comes out of a destructor.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
