@@ -167,7 +167,8 @@ class Trainer:
         """Go on from a checkpoint, if there is one; ValueError if it belongs to another recipe."""
         if not self.checkpoint.is_file():
             return False
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        # To the CPU: Adam counts its steps there, and would wait for a GPU twice a parameter if they lay on it.
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         changed = unlike(self.config, state["config"])
         if changed:
             raise ValueError(
@@ -191,8 +192,8 @@ class Trainer:
         """The recipe as it is at a step."""
         return recipe_at(self.config, step)
 
-    def train_step(self, batch: Batch) -> float:
-        """One optimiser step on this process's share of a batch; returns the loss of the whole."""
+    def train_step(self, batch: Batch) -> Tensor:
+        """One optimiser step on this process's share of a batch; returns the loss of the whole, on the device."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.model.train()
@@ -205,7 +206,7 @@ class Trainer:
         self.optimiser.step()
         self.average.update_parameters(self.model)
         self.step += 1
-        return float(self.ranks.sum(loss.detach()))
+        return self.ranks.sum(loss.detach())
 
     def _loss(self, batch: Batch) -> Tensor:
         """This process's part of a sum over all."""
@@ -270,16 +271,22 @@ class Trainer:
     def _steps(self, batches: Batches, progress: bool, title: str) -> None:
         bar = tqdm(total=self.config.iterations, initial=self.step, unit="step", disable=not progress, desc=title)
         recent: list[float] = []
+        last: Tensor | None = None
         before = self.seconds
         while self.step < self.config.iterations:
             start = time.monotonic()
             self.revive()
-            recent.append(self.train_step(batches.next()))
+            step = self.train_step(batches.next())
+            # One step late: to read a loss waits for a GPU, which by then has the next step to do.
+            recent += [] if last is None else [float(last)]
+            last = step
             self.seconds += time.monotonic() - start
             bar.update()
-            if self.step % 20 == 0:
+            if self.step % 20 == 0 and recent:
                 bar.set_postfix(loss=f"{np.mean(recent[-100:]):.4f}")
             if self.step % self.config.checkpoint_every == 0 or self.step == self.config.iterations:
+                recent.append(float(last))
+                last = None
                 if self.ranks.first:
                     self.history.append({"step": self.step, "loss": float(np.mean(recent)), **self.validate()})
                     self.save()

@@ -20,6 +20,7 @@ from test_fused import OPTIONS
 from test_fused_gradient import heads_of
 from torch import Tensor
 
+from dkn_ros.device import exact_float32
 from dkn_ros.engine import TritonError
 from dkn_ros.models import FDKN
 from dkn_ros.models.fdkn import sampling_grid
@@ -38,6 +39,7 @@ TYPES = {torch.float32: 2e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 @pytest.fixture(scope="module", autouse=True)
 def cuda() -> Iterator[Any]:
     """`sampling.cuda_gradient`, made for the interpreter where there is no GPU: that is settled when it is imported."""
+    exact_float32(DEVICE)
     with pytest.MonkeyPatch.context() as patch:
         if DEVICE.type == "cpu":
             patch.setenv("TRITON_INTERPRET", "1")

@@ -144,7 +144,7 @@ def test_two_processes_go_on_where_one_stopped_and_end_as_it_would_have(
 
     step = Trainer.train_step
 
-    def lost(self: Trainer, batch: Batch) -> float:
+    def lost(self: Trainer, batch: Batch) -> Tensor:
         if self.step == 3:
             raise Interrupted
         return step(self, batch)

@@ -195,9 +195,9 @@ class FDKN(nn.Module):
         if self.triton and torch.is_grad_enabled():
             from dkn_ros.sampling import cuda_gradient
 
-            base, scale = sampling_grid(self.options)
+            base, scale = sampling_grid(self.options, target.device)
             return cuda_gradient.differentiable_average_of_heads(
-                target, guidance_heads, target_heads, self.options.residual, base.to(target.device), scale
+                target, guidance_heads, target_heads, self.options.residual, base, scale
             )
         compiled = target.device.type == "cpu" and target_heads[0].dtype in (torch.float32, torch.bfloat16)
         if not compiled:
