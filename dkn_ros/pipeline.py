@@ -31,6 +31,7 @@ from dkn_ros.fallback import Ladder, ways_of
 from dkn_ros.flying import forget_flying
 from dkn_ros.frame import Enhanced, Guidance, check_out
 from dkn_ros.gpu.device_frames import OnDevice
+from dkn_ros.gpu.stream import PLACES
 from dkn_ros.gpu.work import Outputs
 from dkn_ros.intake import Intake
 from dkn_ros.models.fdkn import Heads, pad
@@ -302,11 +303,14 @@ class Pipeline:
         return np.ascontiguousarray(filtered[0, 0, :height, :width].float().cpu().numpy())
 
     def warm_up(self, width: int, height: int, depth_width: int, depth_height: int) -> float:
-        """Run once on made-up images of these sizes, so that no frame waits for compilers; returns milliseconds."""
+        """Run on made-up images of these sizes, so that no frame waits for compilers; the first's milliseconds."""
         rgb = np.zeros((height, width, 3), np.uint8)
         depth = np.full((depth_height, depth_width), 1000, np.uint16)
         depth[0] = 0  # a hole, so that this path is warm too
         whole = self.enhance(rgb, depth).timings["whole"]
+        if self._on_device.frames(self.engine) is not None:  # every place captures graphs of its own
+            for _ in range(PLACES - 1):
+                self.enhance(rgb, depth)
         self.forget_camera()  # these images are of none
         return whole
 

@@ -20,6 +20,9 @@ from dkn_ros.benchmark import floors, memory, report, run, timing
 from dkn_ros.benchmark.floors import Amounts, Cover, Yardsticks
 from dkn_ros.benchmark.published import Published, bytes_available, bytes_needed, published_filter
 from dkn_ros.config import PipelineConfig
+from dkn_ros.device import Cuda
+from dkn_ros.engine import PYTORCH, Way
+from dkn_ros.gpu import device_frames
 from dkn_ros.models import FDKN
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.sampling import WINDOW, published, reference
@@ -28,6 +31,7 @@ from dkn_ros.settings import chosen
 CPU: dict[str, Any] = {"device": "cpu", "threads": 1}
 SIZES = ((64, 48), (96, 80))
 SPREAD = {"median", "p95", "p99"}
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 LITTLE = Amounts(side=64, rows=12, megabytes=4)
 """Yardsticks that measure nothing but take no time."""
 
@@ -60,6 +64,15 @@ def test_published_average_is_the_definition(size: int) -> None:
     expected = reference.deformable_average(depth, weight, offset, WINDOW)
     assert torch.std(expected) > 0.1
     torch.testing.assert_close(published.deformable_average(depth, weight, offset, WINDOW), expected, atol=2e-5, rtol=0)
+
+
+@needs_gpu
+def test_published_average_of_more_pixels_than_a_batch_of_cudnn() -> None:
+    depth, weight = torch.rand(1, 1, 260, 260), torch.randn(1, 9, 260, 260)
+    offset = torch.randn(1, 18, 260, 260)
+    expected = reference.deformable_average(depth, weight, offset, WINDOW)
+    found = published.deformable_average(depth.cuda(), weight.cuda(), offset.cuda(), WINDOW)
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +109,19 @@ def test_needed_memory_is_that_of_the_patches_and_more(make_model: Any) -> None:
     patches = 2 * 4 * WINDOW**2 * 640 * 480
     assert patches < bytes_needed(640, 480, model) < 2 * patches
     assert (bytes_available(torch.device("cpu")) or 0) > 1 << 20
+
+
+def test_a_published_way_that_fails_costs_no_other_figure(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED\nadvice")
+
+    monkeypatch.setattr(run, "measure", fail)
+    plan = run.Plan(SIZES[:1], pipeline.config, ("float32",), frames=2)
+    view = timing.views(64, 48, 4)[0]
+    assert run._reference_peak(plan, pipeline, view, 64, 48) == (
+        None,
+        "fails: cuDNN error: CUDNN_STATUS_NOT_SUPPORTED",
+    )
 
 
 # Frames and contenders
@@ -299,6 +325,38 @@ def test_document_is_complete_and_sane(document: dict[str, Any]) -> None:
     assert all(ms > 0 for ms in document["outputs"]["ms"].values())
     facts = document["machine"]
     assert facts["cpu"] and facts["torch"] == torch.__version__ and facts["gpu"] is None
+
+
+class Refusing:
+    """No graph can be captured."""
+
+    def record(self, work: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize("device", ["threads", pytest.param("cuda", marks=needs_gpu)])
+def test_whole_frames_on_a_device_are_measured_too(
+    device: str, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On threads in place of a GPU's streams; confidence is no stage of its own there."""
+    monkeypatch.setattr(run, "ALONE_SIZE", SIZES[0])
+    monkeypatch.setattr(run, "measure", lambda *_, **__: memory.Peak(1.0, "not measured"))
+    monkeypatch.setitem(floors.AMOUNTS, "cpu", LITTLE)
+    monkeypatch.setitem(floors.AMOUNTS, "cuda", LITTLE)
+    if device == "threads":
+        here = Way(torch.device("cpu"), PYTORCH)
+        monkeypatch.setattr("dkn_ros.pipeline.cuda_state", lambda: Cuda(True))
+        monkeypatch.setattr("dkn_ros.pipeline.ways_of", lambda *asked: ([here], []))
+        monkeypatch.setattr(device_frames, "recorder_of", lambda device: Refusing())
+    config = PipelineConfig(weights=str(small_weights), device="cuda", threads=1)
+    found = run.run(run.Plan(SIZES[:1], config, ("float32",), frames=2))
+    assert {"copy up", "guidance", "target", "average", "copy down"} <= set(found["results"][0]["stages_ms"])
+    assert found["outputs"]["ms"]["confidence"] >= 0
+    if device == "threads":
+        assert found["path"] == str(here)
+        assert len(found["path_notes"]) == 1 and "captures no graph" in found["path_notes"][0]
+    else:
+        assert found["path_notes"] == []
 
 
 @pytest.mark.skipif(not hasattr(cv2, "ximgproc"), reason="needs OpenCV's contrib modules")

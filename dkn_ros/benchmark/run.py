@@ -25,6 +25,7 @@ from dkn_ros.benchmark.published import Published, bytes_available, bytes_needed
 from dkn_ros.benchmark.timing import Contender, Run, View, race, settle, spread, views
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import to_metres
+from dkn_ros.engine import first_line
 from dkn_ros.models.classical import BASELINES, ximgproc
 from dkn_ros.pipeline import Pipeline
 
@@ -83,8 +84,7 @@ def run(plan: Plan) -> dict[str, Any]:
     missing = _classical_missing()
     document: dict[str, Any] = {
         "factor": plan.factor, "weights": ", ".join((plan.config.weights, *plan.others)), "device": str(device),
-        "threads": pipelines[0].threads,
-        "path": pipelines[0].path, "path_notes": list(pipelines[0].notes),
+        "threads": pipelines[0].threads, "path": "", "path_notes": [],
         "memory_method": "", "results": [], "average": {}, "outputs": {}, "classical": [], "classical_missing": missing,
     }  # fmt: skip
     opencv_threads = cv2.getNumThreads()
@@ -100,6 +100,9 @@ def run(plan: Plan) -> dict[str, Any]:
             document["outputs"] = outputs_alone(pipelines[0], view, plan.frames, bar)
     finally:
         cv2.setNumThreads(opencv_threads)
+    # Now, not before: frames may have fallen to another way, or found that no graph can be captured.
+    document["path"] = pipelines[0].path
+    document["path_notes"] = list(dict.fromkeys(note for pipeline in pipelines for note in pipeline.notes))
     _add_linearity(document["results"])
     return document
 
@@ -194,6 +197,8 @@ def _reference_peak(plan: Plan, pipeline: Pipeline, view: View, width: int, heig
         return measure(config, view.rgb, view.depth, reference=True), ""
     except DoesNotFitError as error:
         return None, f"does not fit in memory: {error}"
+    except RuntimeError as error:  # what a library makes of so large a batch must not cost all other figures
+        return None, f"fails: {first_line(error)}"
 
 
 def _difference(pipeline: Pipeline, known: Published, view: View) -> tuple[dict[str, float], float]:

@@ -25,7 +25,9 @@ def deformable_average(depth: Tensor, weight: Tensor, offset: Tensor, window: in
     weights = weight.permute(0, 2, 3, 1).contiguous().view(pixels, count, 1)
     columns = F.unfold(depth, window, padding=window // 2).permute(0, 2, 1).contiguous()
     patches = columns.view(pixels, 1, window, window)
-    samples = F.grid_sample(patches, coordinates, mode="bilinear", padding_mode="zeros", align_corners=True)
+    # cuDNN's sampler, which PyTorch would take on a GPU, ends at a batch of 65,535 (pytorch 88380).
+    with torch.backends.cudnn.flags(enabled=False):
+        samples = F.grid_sample(patches, coordinates, mode="bilinear", padding_mode="zeros", align_corners=True)
     return torch.bmm(samples.view(pixels, 1, count), weights).view(batch, 1, height, width)
 
 
