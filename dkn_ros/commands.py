@@ -15,10 +15,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dkn_ros.config import BagConfig, DemoConfig, PipelineConfig
 from dkn_ros.settings import chosen, settings_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ENHANCE_FLAGS = ("weights", "device", "precision", "threads", "min_depth", "max_depth", "fill_distance", "align_colour")
 EVALUATE_FLAGS = ("device", "threads", "depth_resolution", "align_colour")
@@ -43,9 +46,11 @@ def enhance(given: argparse.Namespace) -> int:
         check_pixel(x, y, rgb.shape[1], rgb.shape[0])
     pipeline = Pipeline(_settings(PipelineConfig, ENHANCE_FLAGS, given, fallback=False))
     if given.depth_unit == "raw":
+        _check_raw(depth, given.depth, output)
         write_depth(output, pipeline.filter_raw(rgb, depth), unit="raw")
     else:
         explanations = explain(pipeline, rgb, depth, pixels) if pixels else []
+        pipeline.forget_camera()  # so that what was explained is found out, and done, in the same way once more
         enhanced = pipeline.enhance(rgb, depth)
         write_depth(output, enhanced.depth)
         print(f"{enhanced.valid.mean():.1%} of the pixels valid, {enhanced.timings['whole']:.0f} ms", file=sys.stderr)
@@ -64,6 +69,24 @@ def enhance(given: argparse.Namespace) -> int:
         print(f"dkn enhance: {what}; check --depth-unit, --min-depth and --max-depth", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_raw(image: NDArray, name: str, output: Path) -> None:
+    """A .png holds 0 to 1 of an image without unit: what lies beyond would be cut off."""
+    if output.suffix == ".png" and image.dtype.kind == "f" and not (image.min() >= 0 and image.max() <= 1):
+        raise ValueError(
+            f"{name} holds raw values from {image.min():g} to {image.max():g}, of which a .png can hold 0 to 1; "
+            "wanted: an output that ends with .npy, .tiff or .exr"
+        )
+
+
+def _check_files(*names: str | None) -> None:
+    """Raise ValueError unless files of these names can be made, as far as that can be told before the work."""
+    for name in filter(None, names):
+        if not Path(name).parent.is_dir():
+            raise ValueError(f"no folder {Path(name).parent} for {name}; make it first")
+        if Path(name).is_dir():
+            raise ValueError(f"{name} is a folder; wanted: the name of a file")
 
 
 def _pixels(given: Sequence[str]) -> list[tuple[int, int]]:
@@ -125,8 +148,7 @@ def evaluate(given: argparse.Namespace) -> int:
     factors = [int(factor) for factor in given.factors.split(",") if factor.isdecimal() and int(factor) > 0]
     if len(factors) != len(given.factors.split(",")):
         raise ValueError(f"factors are {given.factors!r}; wanted: whole numbers above 0, such as 2,4,8")
-    if given.json and not Path(given.json).parent.is_dir():  # before the work, not after it
-        raise ValueError(f"no folder {Path(given.json).parent} for the JSON file; make it first")
+    _check_files(given.json)  # before the work, not after it
     sources = ",".join(given.weights or [PipelineConfig().weights]).split(",")
     base = _settings(PipelineConfig, EVALUATE_FLAGS, given, fallback=False)
     precisions = chosen(PipelineConfig, "precision", given.precisions)
@@ -172,9 +194,7 @@ def benchmark(given: argparse.Namespace) -> int:
     from dkn_ros.benchmark.run import Plan, read_sizes, run
     from dkn_ros.device import keep_freed_memory
 
-    for file in (given.json, given.plot):  # before the work, not after it
-        if file and not Path(file).parent.is_dir():
-            raise ValueError(f"no folder {Path(file).parent} for {file}; make it first")
+    _check_files(given.json, given.plot)  # before the work, not after it
     if given.plot and Path(given.plot).suffix != ".png":
         raise ValueError(f"plot is {given.plot}; wanted: a name that ends with .png")
     keep_freed_memory()  # as the node does

@@ -6,7 +6,7 @@ As in Figure 13 of arXiv 1910.08373.  `figures_kernels.py` draws it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.postprocess import reach
 from dkn_ros.preprocess import Target, check_rgb, shrink
+from dkn_ros.resolution import Margins
 from dkn_ros.sampling import WINDOW, deformable_average
 
 FloatImage = NDArray[np.float32]
@@ -97,18 +98,35 @@ def explain(
     height, width = rgb.shape[:2]
     for x, y in pixels:
         check_pixel(x, y, width, height)
+    rgb, depth, margins = pipeline.framed(rgb, depth)
     made = _full_pass(pipeline, rgb, depth)
+    height, width = rgb.shape[:2]
+    left, top = margins.left, margins.top
     distance, farthest = reach(made.target, width, height), pipeline.config.fill_distance
     for x, y in pixels:
-        if distance[y, x] > farthest:
+        if distance[y + top, x + left] > farthest:
             raise ValueError(
-                f"pixel to explain is {x},{y}, {distance[y, x]:.1f} pixels from valid depth; "
+                f"pixel to explain is {x},{y}, {distance[y + top, x + left]:.1f} pixels from valid depth; "
                 f"wanted: at most {farthest:g} (fill_distance), beyond it the output is invalid"
             )
     image = made.metres(made.target.image)
     rows, columns = image.shape
     step = width / columns, height / rows
-    return [_explain_pixel(pipeline, made, image, x, y, step) for x, y in pixels]
+    found = [_explain_pixel(pipeline, made, image, x + left, y + top, step) for x, y in pixels]
+    return [_without(explained, margins) for explained in found]
+
+
+def _without(explained: Explanation, margins: Margins) -> Explanation:
+    """As seen on the images without their margins."""
+    (x, y), (across, down) = explained.centre, explained.step
+    return replace(
+        explained,
+        x=explained.x - margins.left,
+        y=explained.y - margins.top,
+        positions=explained.positions - (margins.left, margins.top),
+        centre=(x - margins.left, y - margins.top),
+        depth=explained.depth[round(margins.top / down) :, round(margins.left / across) :],
+    )
 
 
 def _full_pass(pipeline: Pipeline, rgb: NDArray[np.uint8], depth: NDArray) -> _Pass:

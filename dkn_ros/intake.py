@@ -1,7 +1,7 @@
 """What a camera and its driver did to the images is undone here before the network sees them, and learned from them.
 
-depth ── register ── metres ── resolution ── coverage ──┬── network
-rgb ───────────────────────── where both lie, by edges ─┘
+depth ── register, or margins ── metres ── resolution ── coverage ──┬── network
+rgb ───────────────── margins ──────────── where both lie, by edges ─┘
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dkn_ros.alignment import Aligner
 from dkn_ros.buffers import Buffers
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import check_depth, to_metres
+from dkn_ros.margins import Framing
 from dkn_ros.registration import Registration
 from dkn_ros.resolution import Resolution, covered_size, covering
 
@@ -28,17 +29,23 @@ class Intake:
 
     def __init__(self, resolution: str, aligner: Aligner | None = None) -> None:
         self.resolution = Resolution(resolution)
+        self.framing = Framing(self.resolution)
         self.aligner = aligner or Aligner()
         self._buffers = Buffers()
 
     def release(self) -> None:
         """Free the arrays that are kept for the next frame."""
         self._buffers = Buffers()
+        self.framing.release()
 
-    def registered(self, depth: NDArray, registration: Registration) -> FloatImage:
-        """Raw depth of another camera, as in `Pipeline.enhance`, as the colour camera sees it; metres, NaN invalid."""
+    def registered(self, config: PipelineConfig, depth: NDArray, registration: Registration) -> FloatImage:
+        """Raw depth of another camera, as in `Pipeline.enhance`, as the colour camera sees it; metres, NaN invalid.
+
+        What lies beyond the limits goes before: it would hide what lies behind it.
+        """
         check_depth(depth)
-        metres = to_metres(depth, out=self._buffers.array("as sent", depth.shape))
+        metres = self._buffers.array("as sent", depth.shape)
+        to_metres(depth, config.min_depth, config.max_depth, metres)
         return registration.register(metres, buffers=self._buffers.part("registered"))
 
     def metres(self, config: PipelineConfig, depth: NDArray, colour: tuple[int, int]) -> FloatImage:
@@ -67,6 +74,7 @@ class Intake:
     def forget(self) -> None:
         """What comes next is of another camera."""
         self.resolution.forget()
+        self.framing.forget()
         self.aligner.forget()
 
     def aligns(self, config: PipelineConfig, rgb: NDArray[np.uint8]) -> bool:

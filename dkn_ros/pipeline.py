@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import time
 
 import numba
@@ -40,6 +41,7 @@ from dkn_ros.postprocess import LEAST_SHARE, back_project, forget_beyond, reach
 from dkn_ros.preprocess import Target, check_rgb, guidance_image, shrink, target_image, working_size
 from dkn_ros.registration import Registration
 from dkn_ros.resampling import resample
+from dkn_ros.resolution import NO_MARGINS, Margins
 from dkn_ros.traits import coarser, traits_of
 from dkn_ros.weights import load_model
 
@@ -167,16 +169,19 @@ class Pipeline:
         if confidence is not None:
             check_out("confidence", confidence, (height, width))
         self._begin()
-        return self._ladder.run(lambda: self._enhance(rgb, depth, guidance, out, confidence, registration))
+        if registration is not None:
+            return self._ladder.run(lambda: self._enhance(rgb, depth, out, confidence, guidance, registration))
+        enhance, framing = functools.partial(self._enhance, guidance=guidance), self._intake.framing
+        return self._ladder.run(lambda: framing.run(enhance, rgb, depth, out, confidence))
 
     def _enhance(
         self,
         rgb: NDArray[np.uint8],
         depth: NDArray,
-        guidance: Guidance | None,
         out: FloatImage,
         confidence: FloatImage | None,
-        registration: Registration | None,
+        guidance: Guidance | None,
+        registration: Registration | None = None,
     ) -> Enhanced:
         frames = self._on_device.frames(self.engine)
         if frames is not None:
@@ -190,7 +195,7 @@ class Pipeline:
         height, width = rgb.shape[:2]
         if registration is not None:
             with clock.stage("register"):
-                depth = intake.registered(depth, registration)
+                depth = intake.registered(self.config, depth, registration)
         with clock.stage("preprocess"):
             metres = intake.metres(self.config, depth, (height, width))
             blind = bool(np.isnan(metres, out=buffers.array("unknown", metres.shape, np.bool_)).all())
@@ -240,6 +245,9 @@ class Pipeline:
         """
         check_rgb(rgb)
         self._begin()
+        margins = self._intake.framing.of(rgb, depth_size)
+        if registration is None and margins != NO_MARGINS:
+            rgb, depth_size = self._intake.framing.colour(rgb), margins.size(depth_size)
         return self._ladder.run(lambda: self._look(rgb, depth_size, registration))
 
     def _look(self, rgb: NDArray[np.uint8], depth_size: tuple[int, int], registration: Registration | None) -> Guidance:
@@ -256,6 +264,11 @@ class Pipeline:
     def metres(self, depth: NDArray, colour: tuple[int, int]) -> FloatImage:
         """See `Intake.metres`; as in `enhance`, with the settings in use."""
         return self._intake.metres(self.config, depth, colour)
+
+    def framed(self, rgb: NDArray[np.uint8], depth: NDArray) -> tuple[NDArray[np.uint8], NDArray, Margins]:
+        """Both images with the margins that they need, see `margins`; as in `enhance`, without registration."""
+        self.metres(depth, (rgb.shape[0], rgb.shape[1]))  # which looks for them
+        return self._intake.framing.around(rgb, depth)
 
     def guide(self, rgb: NDArray[np.uint8], metres: FloatImage) -> NDArray[np.uint8]:
         """See `Intake.guide`; the image itself where there is no need to."""
@@ -341,7 +354,7 @@ class Pipeline:
         """
         start, intake = time.perf_counter(), self._intake
         if intake.aligns(self.config, rgb):
-            raw = depth if registration is None else intake.registered(depth, registration)
+            raw = depth if registration is None else intake.registered(self.config, depth, registration)
             rgb = intake.guide(rgb, intake.metres(self.config, raw, (rgb.shape[0], rgb.shape[1])))
         return rgb, 1e3 * (time.perf_counter() - start)
 

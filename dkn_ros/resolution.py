@@ -8,6 +8,9 @@ to do that, and takes blocks for the shape of things and what lies between spars
 Measured on two rendered scenes at 4x with the shipped network: RMSE 7.1 and 17.9 cm, against 8.4 and 22.6 cm where
 replicated depth is taken as full, 9.7 and 23.8 cm where sparse depth is.
 
+Where blocks do not begin at the image's corner they do with margins around it, see `margins`; without those, depth
+counts as full.
+
 What the driver left empty, as the last 64 rows of a 1280 x 1024 image that 4:3 depth does not cover, stays empty: the
 coarser grid covers the whole image.  Depth that comes in its own size and shape is given those rows by `covering`.
 """
@@ -42,7 +45,29 @@ STRETCHED = 1.5
 makes: where it was projected with a parallax, nearly every column has some pixel."""
 SAME_SURFACE = 0.02
 """Measurements that fall together are averaged where they differ by no more than this share of the depth."""
+BESIDE = 0.7
+"""Pixels by which a grid may lie beside that of the whole image, or end before or behind it."""
 COVERS = (AUTO, "all", "top")
+
+
+class Margins(NamedTuple):
+    """Pixels around an image."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+
+    def size(self, given: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width of an image with its margins."""
+        return given[0] + self.top + self.bottom, given[1] + self.left + self.right
+
+    def inside(self, given: tuple[int, ...]) -> tuple[slice, slice]:
+        """Where in it an image of height and width `given` lies."""
+        return slice(self.top, self.top + given[0]), slice(self.left, self.left + given[1])
+
+
+NO_MARGINS = Margins()
 
 
 class Form(NamedTuple):
@@ -52,6 +77,8 @@ class Form(NamedTuple):
     """full, replicated or sparse."""
     width: int
     height: int
+    margins: Margins = NO_MARGINS
+    """With these around it its measurements cover an image to its borders; without, the numbers are rounded."""
 
 
 def form_of(depth: FloatImage) -> Form | None:
@@ -69,30 +96,57 @@ def form_from(columns: Flags, rows: Flags, valid: int, followed: int, cells: int
     if followed < ISOLATED * valid:
         if filled == 0:  # no block that tells how dense it is
             cells, filled = height * width, max(valid, 1)
-        ratios, dense = (_pitch(columns[0]), _pitch(rows[0])), cells / filled
+        axes = _lattice(columns[0]), _lattice(rows[0])
+        ratios, dense = (axes[0][0], axes[1][0]), cells / filled
         stretched = max(ratios) / min(ratios) > STRETCHED and not 1 / STRETCHED < dense / math.prod(ratios) < STRETCHED
         if min(ratios) < LEAST_RATIO or stretched:  # on no lattice, as where it was projected from another place
-            ratios = (math.sqrt(dense),) * 2
+            ratios, margins = (math.sqrt(dense),) * 2, NO_MARGINS
+        else:  # a pixel lies in the middle of what it stands for, of an even number behind it
+            margins = _margins(width, height, *((pitch, place - (pitch / 2 - 0.25)) for pitch, place in axes))
         name = "sparse"
     else:
-        ratios = _pitch(columns[1]), _pitch(rows[1])
-        name = "replicated"
+        axes, name = (_lattice(columns[1]), _lattice(rows[1])), "replicated"
+        ratios, margins = (axes[0][0], axes[1][0]), _margins(width, height, *axes)
     if min(ratios) < LEAST_RATIO:
         return Form(FULL, width, height)
-    return Form(name, max(1, round(width / ratios[0])), max(1, round(height / ratios[1])))
+    return Form(name, max(1, round(width / ratios[0])), max(1, round(height / ratios[1])), margins)
 
 
-def _pitch(marked: Flags) -> float:
-    """Mean distance of the marked places where they follow each other regularly; 1 where they do not."""
-    lengths = np.diff(np.flatnonzero(marked))
+def _margins(width: int, height: int, across: tuple[float, float], down: tuple[float, float]) -> Margins:
+    """Of an image; across, down: the pitch along each axis, and where some cell begins."""
+    (left, right), (top, bottom) = _sides(width, *across), _sides(height, *down)
+    return Margins(left, top, right, bottom)
+
+
+def _sides(length: int, pitch: float, place: float) -> tuple[int, int]:
+    """Pixels before and behind an axis such that cells of `pitch`, one of which begins at `place`, cover it."""
+    before = -place % pitch
+    before = 0.0 if min(before, pitch - before) < BESIDE else before
+    cells = math.ceil((length + before - BESIDE) / pitch)
+    behind = cells * pitch - before - length
+    return round(before), round(behind) if behind >= BESIDE else 0
+
+
+def _lattice(marked: Flags) -> tuple[float, float]:
+    """Mean distance of the marked places where they follow each other regularly, 1 where they do not; one of them."""
+    places = np.flatnonzero(marked)
+    lengths = np.diff(places)
     if len(lengths) < FEWEST - 1:
-        return 1.0
+        return 1.0, 0.0
     typical = int(np.median(lengths))
     # Blocks of a ratio that is no whole number differ by one pixel; of which two lengths, the median leaves open.
-    alike = [lengths[(lengths == shortest) | (lengths == shortest + 1)] for shortest in (typical, typical - 1)]
-    like = max(alike, key=np.sum)
-    regular = like.sum() >= REGULAR * lengths.sum() and like.mean() <= LARGEST_RATIO
-    return float(like.mean()) if regular else 1.0
+    alike = [(lengths == shortest) | (lengths == shortest + 1) for shortest in (typical, typical - 1)]
+    like = max(alike, key=lambda these: lengths[these].sum())
+    pitch = float(lengths[like].mean())
+    if lengths[like].sum() < REGULAR * lengths.sum() or pitch > LARGEST_RATIO:
+        return 1.0, 0.0
+    # By a straight line through all of them: of ratios that are not whole each lies beside it by its rounding.
+    steps = np.where(like, 1, np.maximum(np.rint(lengths / pitch), 1))
+    number = np.concatenate([[0], np.cumsum(steps)])
+    line = np.polyfit(number, places, 1)
+    among = np.abs(np.polyval(line, number) - places) < 1  # but not the border of a block that was cut
+    fitted, place = np.polyfit(number[among], places[among], 1) if among.sum() >= FEWEST else line
+    return float(fitted), float(place)
 
 
 def pooled(depth: FloatImage, width: int, height: int, buffers: Buffers | None = None) -> FloatImage:
@@ -143,15 +197,19 @@ class Resolution:
         if form is not None:  # else an empty frame, which tells nothing of the camera
             self._forms[given] = form
 
+    def form(self, given: tuple[int, ...]) -> Form | None:
+        """What was found last in depth of height and width `given`; None if nothing was."""
+        return self._forms.get(given)
+
     def forget(self) -> None:
         """What comes next is of another camera."""
         self._forms.clear()
 
     def size(self, given: tuple[int, ...]) -> tuple[int, int]:
         """Height and width that `reduced` gives depth of height and width `given`, by what is known so far."""
-        if given in self._forms:
-            form = self._forms[given]
-            return form.height, form.width
+        form = self.form(given)
+        if form is not None:
+            return (form.height, form.width) if form.margins == NO_MARGINS else (given[0], given[1])
         height, width = (max(1, round(n / self._ratio)) for n in given)
         return height, width
 

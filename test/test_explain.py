@@ -16,6 +16,9 @@ from dkn_ros import cli, figures_kernels
 from dkn_ros.config import PipelineConfig
 from dkn_ros.explain import Explanation, check_pixel, explain
 from dkn_ros.pipeline import Pipeline
+from dkn_ros.resolution import Margins
+from dkn_ros.synthetic.degradation import lower
+from dkn_ros.synthetic.scene import Scene
 from dkn_ros.weights import save_weights
 
 HEIGHT, WIDTH, FACTOR = 45, 62, 3  # of no multiple of the stride
@@ -266,6 +269,40 @@ def test_command_draws_every_pixel_it_is_given(
     assert sorted(tmp_path.glob("*_explain_*")) == pictures
     assert [line for line in printed if "_explain_" in line] == [str(path) for path in pictures]
     assert (read(pictures[0])[:300, :300] != read(pictures[1])[:300, :300]).any()
+
+
+def test_an_explanation_changes_nothing_where_the_colour_has_to_be_moved(make_model: MakeModel, tmp_path: Path) -> None:
+    """Where colour lies on depth is found out with every frame, from what was found before."""
+    frame = Scene(3).frame(640, 480)
+    cv2.imwrite(str(tmp_path / "rgb.png"), np.roll(frame.rgb, 14, axis=1)[..., ::-1])
+    np.save(tmp_path / "depth.npy", lower(frame.depth, 4, "nearest"))
+    files = str(tmp_path / "rgb.png"), str(tmp_path / "depth.npy")
+    told: dict[str, Any] = {"validity": True, "traits": True, "alignment": True}
+    weights = tmp_path / "told.safetensors"
+    save_weights(make_model(**told), weights, model="fdkn", options={"n1": 8, "n2": 8, **told})
+    plain, explained = tmp_path / "plain.npy", tmp_path / "explained.npy"
+    assert enhance(files, plain, weights) == enhance(files, explained, weights, "--explain", "320,240") == 0
+    np.testing.assert_array_equal(np.load(explained), np.load(plain))
+
+
+def test_blocks_that_do_not_begin_at_the_corner_are_explained_as_they_are_filtered(
+    make_pipeline: MakePipeline, rng: np.random.Generator
+) -> None:
+    rgb = rng.integers(0, 256, (93, 126, 3), dtype=np.uint8)
+    y, x = np.indices((24, 32), dtype=np.float32)
+    low = (2 + 0.4 * np.sin(x / 4) * np.cos(y / 3) + 0.01 * rng.random(x.shape)).astype(np.float32)
+    low[0, 5], low[-1, 5] = 0.5, 4.0
+    depth = np.ascontiguousarray(low.repeat(4, 0).repeat(4, 1)[3:, 2:])
+    pipeline = make_pipeline()
+    pixels = [(0, 0), (60, 40), (125, 92)]
+    found = explain(pipeline, rgb, depth, pixels)
+    assert pipeline.framed(rgb, depth)[2] == Margins(2, 3, 0, 0)
+    result = pipeline.enhance(rgb, depth).depth
+    for (column, row), explained in zip(pixels, found, strict=True):
+        assert (explained.x, explained.y) == explained.centre == (column, row)
+        assert explained.depth.shape == result.shape
+        assert explained.input_depth == pytest.approx(float(explained.depth[row, column]), abs=1e-6)
+        assert explained.output_depth == pytest.approx(float(result[row, column]), abs=1e-5)
 
 
 @pytest.mark.parametrize(
