@@ -41,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         "--depth-unit",
         choices=("auto", "mm", "m", "raw"),
         default="auto",
-        help="of DEPTH; auto: 16-bit integers are mm, floats m; raw: no unit, 0 is a value, the output keeps the scale",
+        help="of DEPTH; auto: 16-bit integers are mm, floats m; raw: no unit, 0 is a value; integers, and a .png, hold "
+        "parts of their type's largest value",
     )
     enhance.add_argument(
         "--explain",

@@ -16,6 +16,8 @@ from dkn_ros.compiled import any_image, compiled
 
 MILLIMETRES_PER_METRE = 1000.0
 LARGEST_MILLIMETRES = 65535
+NO_RETURN = 65535
+"""In uint16 millimetres, where some sensors write it for what gave no echo: no camera of this kind sees 65 m."""
 
 
 def check_depth(depth: NDArray) -> None:
@@ -31,7 +33,7 @@ def to_metres(
 ) -> NDArray[np.float32]:
     """Depth in float32 metres with NaN where invalid.
 
-    depth: hxw uint16 millimetres (0 invalid) or float32 metres (NaN, infinities, 0 and below invalid).
+    depth: hxw uint16 millimetres (0 and 65535 invalid) or float32 metres (NaN, infinities, 0 and below invalid).
     min_depth, max_depth: metres; nearer and farther depth is invalid; max_depth 0 is no limit.
     out: hxw, is written and returned; without it a new array is.
     """
@@ -40,6 +42,8 @@ def to_metres(
     # Divided, not multiplied by 0.001: rounds to what the same number of metres is in float32.
     unit = MILLIMETRES_PER_METRE if depth.dtype == np.uint16 else 1.0
     farthest = max_depth if max_depth > 0.0 else np.finfo(np.float32).max
+    if depth.dtype == np.uint16:
+        farthest = min(farthest, (NO_RETURN - 0.5) / MILLIMETRES_PER_METRE)
     _measured(depth, np.float32(unit), np.float32(min_depth), np.float32(farthest), metres)
     return metres
 

@@ -54,9 +54,13 @@ def _fail(message: str) -> list[FramePair]:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """HxWx3 uint8 in RGB order."""
-    image = _read(path, cv2.IMREAD_COLOR)
-    return np.ascontiguousarray(image[..., ::-1]).astype(np.uint8, copy=False)
+    """HxWx3 uint8 in RGB order; of 16 bits a channel the upper 8."""
+    image = _read(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:  # OpenCV would cut 0..1 down to 0 and 1
+        raise ImageFileError(f"{path} holds {image.dtype}; wanted: a colour image of 8 or 16 bits a channel")
+    return np.ascontiguousarray(image[..., ::-1])
 
 
 def read_depth(path: Path, unit: str = "auto") -> NDArray:
@@ -143,8 +147,9 @@ def _read_npy(path: Path) -> NDArray:
     with open(_existing(path), "rb") as file:
         try:
             return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-        except (ValueError, MemoryError) as error:
-            raise ImageFileError(f"{path} is no readable .npy file: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # a damaged header goes through Python's own parser, which raises what it likes
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise ImageFileError(f"{path} is no readable .npy file: {said}") from error
 
 
 def _existing(path: Path) -> Path:

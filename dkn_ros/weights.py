@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class Card:
         if not all(type(n) in (int, float) and n > 0 for n in numbers):
             raise WeightsError(f"strength of the card is {self.strength}; wanted: ratio: share, both above 0")
         ends = self.ratios if isinstance(self.ratios, (list, tuple)) else ()
-        if len(ends) != 2 or not all(type(n) in (int, float) for n in ends) or not 1 <= ends[0] <= ends[1]:
+        if len(ends) != 2 or not all(type(n) in (int, float) for n in ends) or not 1 <= ends[0] <= ends[1] < math.inf:
             raise WeightsError(f"ratios of the card are {self.ratios}; wanted: [smallest, largest], both at least 1")
         object.__setattr__(self, "ratios", (float(ends[0]), float(ends[1])))
         if type(self.back_projection) not in (int, float) or not 0 <= self.back_projection <= 1:

@@ -195,6 +195,19 @@ def test_enhance_of_an_image_without_units(
     np.testing.assert_allclose(read_image(output), expected, atol=1e-5)
 
 
+def test_raw_values_that_a_png_cannot_hold_are_refused(
+    frames: Path, small_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rgb = frames / "000_rgb.png"
+    height, width = read_image(rgb).shape[:2]
+    np.save(tmp_path / "far.npy", np.linspace(0, 3, height * width, dtype=np.float32).reshape(height, width))
+    for name, status in (("out.png", 1), ("out.npy", 0)):
+        given = "enhance", rgb, tmp_path / "far.npy", "-o", tmp_path / name, "--depth-unit", "raw"
+        assert cli.main([*map(str, given), "--weights", str(small_weights), *CPU]) == status
+        assert (tmp_path / name).exists() == (status == 0)
+    assert "far.npy holds raw values from 0 to 3, of which a .png can hold 0 to 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -279,7 +292,12 @@ def test_evaluate_takes_every_nth_frame(run: Run, frames: Path, small_weights: P
         (("evaluate", "FRAMES", "--tests", "foggy"), "dkn evaluate: unknown protocol foggy; known: clean, "),
         (("evaluate", "FRAMES", "--factors", "0"), "dkn evaluate: factors are '0'; wanted: whole numbers"),
         (("evaluate", "FRAMES", "--every", "0"), "dkn evaluate: every is 0; wanted: at least 1"),
-        (("evaluate", "FRAMES", "--json", "/nowhere/x.json"), "dkn evaluate: no folder /nowhere for the JSON file"),
+        (
+            ("evaluate", "FRAMES", "--json", "/nowhere/x.json"),
+            "dkn evaluate: no folder /nowhere for /nowhere/x.json; make",
+        ),
+        (("evaluate", "FRAMES", "--json", "/"), "dkn evaluate: / is a folder; wanted: the name of a file"),
+        (("benchmark", "--json", "/"), "dkn benchmark: / is a folder; wanted: the name of a file"),
         (("evaluate", "FRAMES", "--baselines", "best"), "dkn evaluate: unknown baseline best; known: bicubic, "),
         (("evaluate", "FRAMES", "--weights", "nothing"), "dkn evaluate: weights are 'nothing'; wanted: one of "),
         (("train", "nothing.yaml"), "dkn train: no recipe nothing.yaml"),

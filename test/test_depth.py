@@ -16,15 +16,15 @@ def row(values: list[float], dtype: type = np.float32) -> NDArray:
 
 
 def test_millimetres_become_metres_and_zero_becomes_nan() -> None:
-    metres = to_metres(row([0, 1, 999, 2047, 65535], np.uint16))
+    metres = to_metres(row([0, 1, 999, 2047, 65534, 65535], np.uint16))
     assert metres.dtype == np.float32
-    np.testing.assert_array_equal(metres, row([np.nan, 0.001, 0.999, 2.047, 65.535]))
+    np.testing.assert_array_equal(metres, row([np.nan, 0.001, 0.999, 2.047, 65.534, np.nan]))
 
 
 def test_every_millimetre_is_the_float_of_its_decimal_number_and_comes_back() -> None:
-    millimetres = np.arange(65536, dtype=np.uint16)[None]
+    millimetres = np.arange(65535, dtype=np.uint16)[None]
     metres = to_metres(millimetres)
-    np.testing.assert_array_equal(metres[0, 1:], np.array([float(f"{i}e-3") for i in range(1, 65536)], np.float32))
+    np.testing.assert_array_equal(metres[0, 1:], np.array([float(f"{i}e-3") for i in range(1, 65535)], np.float32))
     np.testing.assert_array_equal(to_millimetres(metres), millimetres)
 
 

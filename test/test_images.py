@@ -158,6 +158,27 @@ def test_refuses_depth_that_is_no_image_of_numbers(tmp_path: Path) -> None:
         assert_one_line(raised, path)
 
 
+def test_a_damaged_header_is_one_line_whatever_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "depth.npy"
+    np.save(path, np.ones((4, 4), np.float32))
+    sound = path.read_bytes()
+    assert sound[10:11] == b"{"
+    for damaged in (b"\x00", b"(", b"'", b"\n", b"#"):
+        path.write_bytes(sound[:12] + damaged + sound[13:])
+        with pytest.raises(ImageFileError, match=r"is no readable \.npy file") as raised:
+            read_depth(path, "m")
+        assert_one_line(raised, path)
+
+
+def test_colour_of_16_bits_is_read_and_of_floats_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    image = rng.integers(0, 65536, (5, 6, 3), np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), image)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "deep.png"), (image >> 8).astype(np.uint8)[..., ::-1])
+    cv2.imwrite(str(tmp_path / "float.tiff"), (image / 65535).astype(np.float32))
+    with pytest.raises(ImageFileError, match=r"float\.tiff holds float32; wanted: a colour image of 8 or 16 bits"):
+        read_rgb(tmp_path / "float.tiff")
+
+
 def test_refuses_files_that_claim_to_be_larger_than_anything(tmp_path: Path) -> None:
     size = struct.pack(">II", 100_000, 100_000)
     chunk = b"IHDR" + size + b"\x08\x02\x00\x00\x00"

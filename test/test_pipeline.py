@@ -14,10 +14,12 @@ import torch
 from conftest import MakeModel
 from numpy.typing import NDArray
 
+from dkn_ros.calibration import Calibration
 from dkn_ros.config import PipelineConfig
 from dkn_ros.device import Cuda
 from dkn_ros.pipeline import Enhanced, Pipeline
 from dkn_ros.preprocess import target_image
+from dkn_ros.registration import Registration
 from dkn_ros.weights import WeightsError, save_weights
 
 FloatImage = NDArray[np.float32]
@@ -263,6 +265,20 @@ def test_depth_outside_of_the_limits_is_a_hole(make: MakePipeline) -> None:
     depth[2:10, :4] = depth[2:10, 12:] = np.nan
     assert_same(limited, make().enhance(colour(), depth))
     assert limited.depth.min() > 0.6 and limited.depth.max() < 5.0
+
+
+def test_depth_beyond_the_limits_hides_nothing_in_another_camera(make: MakePipeline, rng: np.random.Generator) -> None:
+    """What a sensor invents right before its lens would cover the surface behind it once it is registered."""
+    k = (60.0, 0.0, 31.5, 0.0, 60.0, 23.5, 0.0, 0.0, 1.0)
+    camera = Calibration(64, 48, k)
+    registration = Registration(camera, camera, np.eye(3), (0.05, 0.0, 0.0))
+    depth = (2 + 0.1 * rng.random((48, 64))).astype(np.float32)
+    invented = rng.random(depth.shape) < 0.05
+    rgb = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    pipeline = make(min_depth=0.5, fill_distance=0.0)
+    wanted = pipeline.enhance(rgb, np.where(invented, np.float32(np.nan), depth), registration=registration)
+    assert_same(pipeline.enhance(rgb, np.where(invented, np.float32(0.1), depth), registration=registration), wanted)
+    assert wanted.valid.mean() > 0.7
 
 
 @pytest.mark.parametrize("holes", [False, True])

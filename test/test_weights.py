@@ -184,6 +184,10 @@ def test_missing_files_are_named(saved: Path, tmp_path: Path) -> None:
         ({"ratios": 8}, "ratios of the card are 8; wanted: [smallest, largest]"),
         ({"ratios": [8, 1]}, "ratios of the card are [8, 1]; wanted: [smallest, largest]"),
         ({"ratios": [0.5, 1]}, "ratios of the card are [0.5, 1]; wanted: [smallest, largest], both at least 1"),
+        (
+            {"ratios": [1, float("inf")]},
+            "ratios of the card are [1, inf]; wanted: [smallest, largest], both at least 1",
+        ),
         ({"ratios": [1, "16"]}, "ratios of the card are [1, '16']"),
     ],
     ids=str,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dkn_ros.depth import MILLIMETRES_PER_METRE
+from dkn_ros.depth import MILLIMETRES_PER_METRE, NO_RETURN
 from dkn_ros.gpu.holes import Nearest
 from dkn_ros.gpu.resampling import Bicubic, Separable, Size, area_table, bilinear, blur
 from dkn_ros.gpu.traits import Edges, Traits, edges, noise, traits_of
@@ -19,7 +19,7 @@ from dkn_ros.preprocess import graded_validity
 
 
 class Metres:
-    """`depth.to_metres`, in two steps: the limits hold for what the colour camera sees, after a registration."""
+    """`depth.to_metres`, in two steps: the limits hold once more for what the colour camera sees of the depth."""
 
     def __init__(self, device: torch.device) -> None:
         # A number of the host would be turned into a product with its inverse, which rounds differently.
@@ -29,7 +29,8 @@ class Metres:
         """int16 that holds the bits of uint16 millimetres -> float32 metres; float32 metres stay as they are."""
         if depth.dtype == torch.float32:
             return depth
-        return torch.bitwise_and(depth.to(torch.int32), 0xFFFF) / self._unit
+        millimetres = torch.bitwise_and(depth.to(torch.int32), 0xFFFF)
+        return torch.where(millimetres < NO_RETURN, millimetres, 0) / self._unit
 
     def limited(self, metres: Tensor, nearest: Tensor, farthest: Tensor) -> Tensor:
         """NaN for what is no measurement and for what lies beyond the limits (no dimensions)."""

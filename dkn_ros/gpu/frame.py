@@ -187,10 +187,11 @@ class Frame:
     @torch.inference_mode()
     def prepare(self, rgb: Tensor, depth: Tensor, settings: Tensor) -> Prepared:
         """All that can be done without `look`'s result.  Arguments: see `Inputs`."""
-        metres, needed = self._metres(depth), None
+        limits = settings[MIN_DEPTH], settings[MAX_DEPTH]
+        metres, needed = self._metres.limited(self._metres(depth), *limits), None
         if self.registration is not None:
             metres, needed = self.registration(metres)
-        metres = self._metres.limited(metres, settings[MIN_DEPTH], settings[MAX_DEPTH])
+            metres = self._metres.limited(metres, *limits)
         found = evidence(metres) if self.plan.look_for_form else None
         if self._pooling is not None:
             metres = self._pooling(metres)
