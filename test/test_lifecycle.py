@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,95 @@ def test_a_start_by_itself_raises_what_stands_in_the_way(make_node: MakeNode) ->
     with pytest.raises(KeyError) as raised:
         node.start()
     assert raised.value is error
+
+
+@pytest.fixture
+def make_dkn(small_weights: Path) -> Iterator[MakeNode]:
+    """Makes nodes of the package in this process, on the executor of the peer that it returns with them."""
+    from dkn_ros.ros.distro import answering
+    from dkn_ros.ros.node import DknNode
+
+    with peer_in(next_domain()) as peer:
+        made = []
+
+        def make(*arguments: str, **more: Any) -> Any:
+            given = [*settings(small_weights, **more), *arguments]
+            node = answering(DknNode)(context=peer.context, cli_args=given)
+            made.append(node)
+            peer.executor.add_node(node)
+            return node, peer
+
+        yield make
+        for node in made:
+            node.close()
+            peer.executor.remove_node(node)
+            node.destroy_node()
+
+
+def workers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("dkn_worker")]
+
+
+def deaf(node: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes subscriptions to depth images fail, as those to a topic that has another type here do."""
+    patch = monkeypatch.context()
+    create = type(node).create_subscription
+
+    def refuse(self: Any, kind: type, topic: str, *given: Any, **more: Any) -> Any:
+        if topic == "in/depth/image":
+            raise RuntimeError("incompatible type")
+        return create(self, kind, topic, *given, **more)
+
+    patch.__enter__().setattr(type(node), "create_subscription", refuse)
+    return patch
+
+
+def test_one_topic_for_two_inputs_is_refused_before_anything_is_loaded(make_dkn: MakeNode) -> None:
+    for topic, other, argument in (
+        ("in/rgb/image", "in/rgb/camera_info", "rgb_topic and rgb_info_topic"),
+        ("in/depth/image", "in/rgb/image", "rgb_topic and depth_topic"),
+    ):
+        node, _ = make_dkn("-r", f"{topic}:=/camera/all", "-r", f"{other}:=/camera/all")
+        node.trigger_configure()
+        assert real_state(node) == "unconfigured"
+        assert "are both /camera/all; wanted: a topic for each" in node.complaint and argument in node.complaint
+    node, _ = make_dkn("-r", "in/rgb/camera_info:=/camera/info", "-r", "in/depth/camera_info:=/camera/info")
+    node.trigger_configure()
+    assert node.complaint == "" and real_state(node) == "inactive", "one calibration for both is none too few"
+
+
+def test_an_activation_that_fails_leaves_nothing_behind(make_dkn: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    node, _ = make_dkn(lazy=False)
+    node.trigger_configure()
+    before, patch = workers(), deaf(node, monkeypatch)
+    node.trigger_activate()
+    assert real_state(node) == "inactive" and node.frames is None and not node.inputs and workers() == before
+    said = "cannot activate: cannot subscribe to /in/depth/image for in/depth/image (Image): incompatible type"
+    assert node.complaint == said
+    assert node.count_subscribers("in/rgb/image") == 0
+    patch.__exit__(None, None, None)
+    node.trigger_activate()
+    assert real_state(node) == "active" and node.inputs and node.complaint == ""
+    assert len(workers()) == len(before) + 1
+
+
+def test_a_lazy_node_that_cannot_subscribe_lives_on_and_says_so(
+    make_dkn: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sensor_msgs.msg import Image
+
+    node, peer = make_dkn(lazy=True)
+    node.trigger_configure()
+    node.trigger_activate()
+    patch = deaf(node, monkeypatch)
+    listener = peer.node.create_subscription(Image, OUTPUT, lambda _: None, 1)
+    peer.until(lambda: node.complaint, "a complaint")
+    assert node.complaint.startswith("cannot subscribe to /in/depth/image") and not node.inputs
+    level, message = node._at_rest()
+    assert level == Level.ERROR and message == f"active: {node.complaint}"
+    peer.node.destroy_subscription(listener)
+    patch.__exit__(None, None, None)
+    peer.spin(lambda: False, 0.5)
+    peer.node.create_subscription(Image, OUTPUT, lambda _: None, 1)
+    peer.until(lambda: bool(node.inputs), "subscriptions")
+    assert node.complaint == ""

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import Image
 
 from dkn_ros.config import NodeConfig, PipelineConfig
 from dkn_ros.ros import parameters
@@ -39,6 +38,7 @@ from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs
 from dkn_ros.ros.process import on_signals, run
 from dkn_ros.ros.qos import qos
 from dkn_ros.ros.registering import Registering, registering_of, tf_lookup
+from dkn_ros.ros.subscriptions import Subscriptions
 from dkn_ros.ros.sync import PairSynchroniser, make_synchroniser
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ class DknNode(ManagedNode):
         self.equipment: Equipment | None = None  # while configured
         self.frames: Frames | None = None  # while active
         self.statistics = self._new_statistics()
-        self._inputs: list[Subscription[Any]] = []  # while active and awake
-        self._infos: dict[str, CameraInfo] = {}
+        self.inputs = Subscriptions(self, self._on_rgb, self._on_depth)  # while active and awake
         self._lookup = tf_lookup(self)
         self.monitor = Monitor(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -89,6 +88,7 @@ class DknNode(ManagedNode):
         from dkn_ros.pipeline import Pipeline
 
         c = self.config
+        self.inputs.check()
         registering = registering_of(c, self._lookup)
         pipeline = Pipeline(self.pipeline_config)
         at_once = self._warm_up(pipeline)
@@ -129,14 +129,18 @@ class DknNode(ManagedNode):
             e.registering,
             e.outputs,
             self.statistics,
-            self._infos,
+            self.inputs.infos,
             self.get_logger(),
             self.context.ok,
         )
-        rgb, depth = self._topics()
-        pairing = f"pairing by {e.synchroniser.name}"
-        self._follow_listeners()
-        asleep = "" if self._inputs else f"; {self._asleep()}"
+        try:
+            self._hear_if_heard()
+        except Exception:
+            frames, self.frames = self.frames, None
+            frames.stop(END_SECONDS)
+            raise
+        (rgb, depth), pairing = self.inputs.images, f"pairing by {e.synchroniser.name}"
+        asleep = "" if self.inputs else f"; {self._asleep()}"
         self.get_logger().info(f"ready: {rgb} + {depth} -> {e.outputs.topic_name}; {pairing}{asleep}")
 
     def deactivate(self) -> None:
@@ -160,7 +164,7 @@ class DknNode(ManagedNode):
             self.equipment.outputs.close()
         self.equipment = None
         self.monitor.rest()
-        self._infos.clear()
+        self.inputs.infos.clear()
         _return_memory()
 
     def close(self) -> None:
@@ -171,32 +175,28 @@ class DknNode(ManagedNode):
     # Subscriptions: there while the node is active and somebody listens.
 
     def _follow_listeners(self) -> None:
+        """Called while the node spins: where it cannot subscribe it lives on and says so."""
+        try:
+            self._hear_if_heard()
+        except Exception as error:
+            self.complaint = str(error)
+            self.get_logger().error(self.complaint)
+
+    def _hear_if_heard(self) -> None:
+        """Subscribe if somebody listens, and else not; raises what stands in the way."""
         if self.equipment is None:
             return
         wanted = self.frames is not None and (self.equipment.outputs.wanted or not self.config.lazy)
-        if wanted == bool(self._inputs):
+        if wanted == bool(self.inputs):
             return
         if wanted:
-            self._subscribe()
+            self.inputs.begin(qos(self.config.input_reliability, self.config.queue_size))
+            self.complaint = ""
         else:
-            for subscription in self._inputs:
-                self.destroy_subscription(subscription)
-            self._inputs = []
+            self.inputs.end()
             self.equipment.synchroniser.rest()
         if self.state == "active" and self.frames is not None:
             self.get_logger().info("awake: somebody subscribes" if wanted else self._asleep())
-
-    def _subscribe(self) -> None:
-        profile = qos(self.config.input_reliability, self.config.queue_size)
-        for camera in ("rgb", "depth"):
-            remember = functools.partial(self._infos.__setitem__, camera)
-            self._inputs.append(self.create_subscription(CameraInfo, f"in/{camera}/camera_info", remember, profile))
-        self._inputs.append(self.create_subscription(Image, "in/rgb/image", self._on_rgb, profile))
-        self._inputs.append(self.create_subscription(Image, "in/depth/image", self._on_depth, profile))
-
-    def _topics(self) -> tuple[str, str]:
-        """Of colour and depth images, as they are after remapping."""
-        return self.resolve_topic_name("in/rgb/image"), self.resolve_topic_name("in/depth/image")
 
     def _asleep(self) -> str:
         return f"lazy: nobody subscribes to {self.equipment.outputs.topic_name}" if self.equipment else ""
@@ -252,7 +252,7 @@ class DknNode(ManagedNode):
 
     def _diagnose(self) -> None:
         e, lifecycle = self.equipment, {"lifecycle": self.state}
-        rgb, depth = self._infos.get("rgb"), self._infos.get("depth")
+        rgb, depth = self.inputs.infos.get("rgb"), self.inputs.infos.get("depth")
         if e is None:
             self.monitor.tell(*self._at_rest(), self.pipeline_config.device, lifecycle)
             return
@@ -265,7 +265,7 @@ class DknNode(ManagedNode):
         if self.complaint or self.frames is None:
             self.monitor.tell(*self._at_rest(), str(pipeline.device), lifecycle | about)
             return
-        asleep = "" if self._inputs else self._asleep()
+        asleep = "" if self.inputs else self._asleep()
         device, notes = str(pipeline.device), pipeline.notes
         work = Work(len(e.pipelines), faster(pipeline, len(e.pipelines)), pipeline.misregistered)
         self.monitor.report(
