@@ -8,14 +8,8 @@ the node's, but nothing is dropped for want of time.  Needs rosbags, and no ROS.
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
-import signal
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +23,7 @@ from tqdm import tqdm
 from dkn_ros.config import BagConfig, PipelineConfig
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros.bag_input import BagError, BagInput, DamagedError
+from dkn_ros.ros.bag_target import check_target, ended_by_sigterm, finished_or_nothing
 from dkn_ros.ros.bag_topics import CAMERA_INFO, IMAGE, Topics, as_preset, choose
 from dkn_ros.ros.bag_transforms import lookup_in
 from dkn_ros.ros.messages import ImageError, frame_of, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
@@ -96,12 +91,13 @@ def convert(
     `overwrite` the old one).  Raises BagError where there is nothing to be read or upsampled, or `target` is in the
     way, ValueError for a device and WeightsError for weights that cannot be used, OSError.
     """
-    _check_target(source, target, overwrite)
+    check_target(source, target, overwrite)
     config = as_preset(config)
-    try:
-        return _convert(source, target, config, pipeline_config, salvage=False)
-    except DamagedError:
-        return _convert(source, target, config, pipeline_config, salvage=True)
+    with ended_by_sigterm():
+        try:
+            return _convert(source, target, config, pipeline_config, salvage=False)
+        except DamagedError:
+            return _convert(source, target, config, pipeline_config, salvage=True)
 
 
 def _convert(
@@ -117,7 +113,7 @@ def _convert(
             )
         plugin = StoragePlugin[(bag.storage if config.storage == "same" else config.storage).upper()]
         pipeline = Pipeline(pipeline_config)
-        with _finished_or_nothing(target) as folder:
+        with finished_or_nothing(target) as folder:
             with Writer(folder, version=METADATA_VERSION, storage_plugin=plugin) as writer:
                 work = _Conversion(bag, store, topics, config, pipeline, writer, info_topic)
                 work.run(BagReport(target, topics, config.output, losses=bag.losses))
@@ -292,40 +288,3 @@ def _nothing(report: BagReport) -> str:
     rgb, depth = report.frames
     about = f"{rgb} images on {report.topics.rgb} and {depth} on {report.topics.depth}"
     return f"no pair among {about}; wanted: stamps that are closer than the slop, see --slop"
-
-
-def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    if not target.parent.is_dir():
-        raise BagError(f"no folder {target.parent} for the new bag; make it first")
-    if not os.path.lexists(target):
-        return
-    if not overwrite:
-        raise BagError(f"{target} exists; wanted: a new name, or --overwrite")
-    if not (target / "metadata.yaml").is_file():
-        raise BagError(f"{target} is no bag, which --overwrite would replace; wanted: another name")
-    if source.exists() and target.resolve() in (source.resolve(), source.resolve().parent):
-        raise BagError(f"{target} is the bag to be read; wanted: another name")
-
-
-@contextmanager
-def _finished_or_nothing(target: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `target` if the block ends well and vanishes if not, on SIGTERM too."""
-    before = signal.getsignal(signal.SIGTERM)
-    # rosbags names the files in it by the folder's name, so that is what it has from the start.
-    around = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        if before == signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        made, old = around / target.name, around / "old"
-        yield made
-        try:
-            if target.exists():
-                target.rename(old)
-            made.rename(target)
-        finally:
-            if old.exists() and not target.exists():
-                old.rename(target)
-    finally:
-        shutil.rmtree(around, ignore_errors=True)
-        if before == signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, before)
