@@ -316,6 +316,19 @@ def test_slop_follows_the_faster_topic(make_matcher: MakeMatcher) -> None:
     assert {pair.difference_ms for pair in heard[-20:]} == {5.0}
 
 
+def test_a_period_that_is_known_is_gone_by_until_one_is_measured() -> None:
+    pairs: list[Pair] = []
+    synchroniser = PairSynchroniser(pairs.append, queue_size=10)
+    synchroniser.assume(200 * MS)
+    feed(synchroniser, [(RGB, START), (DEPTH, START + 90 * MS)])
+    assert [pair.difference_ms for pair in pairs] == [90]
+    for again in (START, START - 3600 * 1000 * MS):  # where nothing is known, and after stamps that went back
+        synchroniser.add(RGB, again, None)
+        assert synchroniser.slop == pytest.approx(0.098)
+    feed(synchroniser, frames(range(100, 110)))
+    assert synchroniser.slop < 0.033
+
+
 @every_matcher
 def test_slop_is_changed_while_running(make_matcher: MakeMatcher) -> None:
     heard: list[Pair] = []

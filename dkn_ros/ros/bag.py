@@ -2,7 +2,8 @@
 
 Every message is copied as it is, byte for byte; behind the later image of every pair comes the upsampled depth, with
 the header of the colour image and the bag timestamp of that later image, and its camera_info.  Pairing and pipeline are
-the node's, but nothing is dropped for want of time.  Needs rosbags, and no ROS.
+the node's, but the rhythm is known from the first pair on and nothing is dropped for want of time.  Needs rosbags, and
+no ROS.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from tqdm import tqdm
 from dkn_ros.config import BagConfig, PipelineConfig
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros.bag_input import BagError, BagInput, DamagedError
+from dkn_ros.ros.bag_pairing import synchroniser_of
 from dkn_ros.ros.bag_target import check_target, ended_by_sigterm, finished_or_nothing
 from dkn_ros.ros.bag_topics import CAMERA_INFO, IMAGE, Topics, as_preset, choose
 from dkn_ros.ros.bag_transforms import lookup_in
 from dkn_ros.ros.messages import ImageError, frame_of, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
 from dkn_ros.ros.registering import registering_of
-from dkn_ros.ros.sync import DEPTH, NS_PER_SECOND, RGB, Pair, PairSynchroniser
+from dkn_ros.ros.sync import DEPTH, NS_PER_SECOND, RGB, Pair
 
 METADATA_VERSION: Final = 8
 """Of metadata.yaml: the latest that every distribution from Humble on can read."""
@@ -139,8 +141,8 @@ class _Conversion:
         self._pipeline, self._writer, self._info_topic = pipeline, writer, info_topic
         self._connections: dict[tuple[str, str], Connection] = {}
         self._pairs: list[Pair] = []
-        # The node's own default policy.
-        self._synchroniser = PairSynchroniser(self._pairs.append, config.queue_size, config.slop)
+        self._start, self._stop = self._window()
+        self._synchroniser = synchroniser_of(bag, store, topics, config, self._start, self._pairs)
         self._registering = registering_of(config, lookup_in(bag, store))
         self._info_topics = {topics.camera_info: "rgb", topics.depth_info: "depth"}
         self._infos = self._first_infos()
@@ -148,7 +150,7 @@ class _Conversion:
     def run(self, report: BagReport) -> None:
         """Read, copy, pair, upsample."""
         self.report = report
-        start, stop = self._window()
+        start, stop = self._start, self._stop
         inputs = {self._topics.rgb: RGB, self._topics.depth: DEPTH}
         total = sum(c.msgcount for c in self._bag.connections if c.topic == self._topics.rgb)
         with tqdm(total=total if stop is None else None, unit="frame", desc=self._config.output) as bar:

@@ -44,14 +44,15 @@ class Rhythm:
         self.periods: list[int | None] = [None, None]
         self.offset: int | None = None
         """Depth stamp less colour stamp of one frame; None while there is no constant one."""
+        self.assumed_period = self.ASSUMED_PERIOD
         self._before_rest: tuple[list[int | None], int | None] | None = None
         # Kept when all else is forgotten: after a jump of one topic, that of the other must be seen as well.
         self._tolerated = [self.JUMP, self.JUMP]
 
     @property
     def period(self) -> int:
-        """The shorter period; until one is measured, that of a 30 Hz camera."""
-        return min((p for p in self.periods if p), default=self.ASSUMED_PERIOD)
+        """The shorter period; until one is measured, the assumed one: unless told otherwise, that of a 30 Hz camera."""
+        return min((p for p in self.periods if p), default=self.assumed_period)
 
     def went_back(self, topic: int, stamp: int) -> int:
         """How far a stamp lies behind the newest of its topic, if so far that the clock must have been set; else 0."""

@@ -110,6 +110,12 @@ class PairSynchroniser:
             self._slop_ns = int(slop * NS_PER_SECOND)
             self._matcher.tune(self._rhythm, self._slop_ns)
 
+    def assume(self, period_ns: int) -> None:
+        """While no period is measured, go by this one (nanoseconds) in place of that of a 30 Hz camera."""
+        with self._lock:
+            self._rhythm.assumed_period = period_ns
+            self._matcher.tune(self._rhythm, self._slop_ns)
+
     def add_rgb(self, message: Any, arrival_ns: int) -> None:
         """Take a colour message (anything with header.stamp) that arrived at `arrival_ns` on the node's clock."""
         self.add(RGB, stamp_ns(message.header.stamp), message, arrival_ns)
