@@ -63,10 +63,9 @@ class Recording:
 
     items: list[tuple[str, str, int, Any]] = field(default_factory=list)
 
-    def write(self, path: Path, storage: str = "mcap", compress: bool = False) -> Path:
+    def write(self, path: Path, storage: str = "mcap", mode: CompressionMode = CompressionMode.NONE) -> Path:
         writer = Writer(path, version=8, storage_plugin=StoragePlugin[storage.upper()])
-        if compress:
-            writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        writer.set_compression(mode, CompressionFormat.ZSTD)
         with writer:
             connections: dict[str, Any] = {}
             for topic, kind, timestamp, message in sorted(self.items, key=lambda item: item[2]):
@@ -652,7 +651,7 @@ def test_of_a_bag_that_was_cut_off_the_rest_is_done(
 
 def test_a_chunk_that_is_damaged_costs_only_itself(run: Run, tmp_path: Path, scenes: list[Shot]) -> None:
     """rosbags sees it in the middle of its work; the index at the end is whole."""
-    source, target = recorded(scenes, 300).write(tmp_path / "in", compress=True), tmp_path / "out"
+    source, target = recorded(scenes, 300).write(tmp_path / "in", mode=CompressionMode.STORAGE), tmp_path / "out"
     whole = messages(source)
     content = bytearray((source / "in.mcap").read_bytes())
     middle = len(content) // 2

@@ -170,9 +170,11 @@ class _Conversion:
                 while self._pairs:
                     self._upsample(self._pairs.pop(0))
                 bar.update(connection.topic == self._topics.rgb)
+        # Of a part of the bag nothing tells how many messages it should hold, but the files tell how many they hold.
+        found = report.messages if start is stop is None else sum(c.msgcount for c in self._bag.connections)
         expected = self._bag.expected
-        if expected is not None and start is stop is None and report.messages < expected:
-            report.losses.append(f"{expected - report.messages} of {expected} messages are lost")
+        if expected is not None and found < expected:
+            report.losses.append(f"{expected - found} of {expected} messages are lost")
 
     def _window(self) -> tuple[int | None, int | None]:
         """From which timestamp to before which, nanoseconds; None: no limit."""

@@ -1,4 +1,8 @@
-"""A rosbag2 recording that is read: whole ones by rosbags, damaged ones as far as they go."""
+"""A rosbag2 recording that is read: whole files by rosbags, damaged ones as far as they go.
+
+Its files are opened one by one and not as a folder: rosbags' reader of folders leaves out topics that metadata.yaml
+and the files describe in two ways, as after an edit of their QoS, and reads nothing of a folder that misses a file.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,22 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from rosbags.interfaces import Connection
+from rosbags.interfaces import Connection, ConnectionExtRosbag2, Qos
 from rosbags.rosbag2 import Reader
+from rosbags.rosbag2.metadata import parse_qos
 
+from dkn_ros.ros.bag_compression import SUFFIX, bare, unpack_file, unpacked_message
 from dkn_ros.ros.bag_salvage import SalvagedFile, SalvagedMcap, SalvagedSqlite
 
 SALVAGERS: dict[str, type[SalvagedFile]] = {".mcap": SalvagedMcap, ".db3": SalvagedSqlite}
 STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}
+
+Item = tuple[Connection, int, bytes]
+"""Connection, timestamp in nanoseconds, serialised message."""
 
 
 class BagError(ValueError):
@@ -27,7 +37,8 @@ class DamagedError(BagError):
 
 
 class BagInput:
-    """The messages of a recording: its folder, or one of its .mcap or .db3 files.  A context manager.
+    """The messages of a recording: its folder, or one of its .mcap or .db3 files, compressed or not.  A context
+    manager.
 
     Files that rosbags cannot open are read record by record, with `salvage` all of them.
     """
@@ -36,7 +47,7 @@ class BagInput:
         """Raises BagError where there is no bag or nothing in it can be read, and OSError."""
         if not path.exists():
             raise BagError(f"no bag {path}; wanted: the folder of a rosbag2 recording, or its .mcap or .db3 file")
-        if path.is_file() and path.suffix not in STORAGES:
+        if path.is_file() and _suffix(path) not in STORAGES:
             raise BagError(
                 f"{path} is no rosbag2 recording; wanted: a folder, .mcap or .db3 (rosbags-convert makes one)"
             )
@@ -95,25 +106,28 @@ class BagInput:
 
     def messages(
         self, topics: Collection[str] | None = None, start: int | None = None, stop: int | None = None
-    ) -> Iterator[tuple[Connection, int, bytes]]:
-        """Connection, timestamp and serialised message of these topics (None: all), file by file.
+    ) -> Iterator[Item]:
+        """The messages of these topics (None: all), file by file, with one of `connections` each.
 
         start, stop: nanoseconds; only messages from `start` to before `stop`.
         Raises DamagedError where rosbags gives up.
         """
+        known = {(c.topic, c.msgtype): c for c in self.connections}
         for part in self._parts:
             chosen = [c for c in part.connections if topics is None or c.topic in topics]
-            yield from _guarded(part.messages(chosen, start, stop)) if chosen else ()
+            for connection, timestamp, data in _guarded(part.messages(chosen, start, stop)) if chosen else ():
+                yield known[connection.topic, connection.msgtype], timestamp, data
 
     def _opened(self) -> list[Any]:
-        if not self.salvage:
-            with suppress(Exception):  # for a damaged file rosbags and what it uses raise anything
-                return [self._reader(self.path)]
-        return [self._part(file) for file in self._files()]
+        files = self._files()
+        if any(file.suffix == SUFFIX for file in files):
+            folder = Path(self._open.enter_context(TemporaryDirectory(prefix="dkn_bag_")))
+            files = [unpack_file(f, folder, self.losses.append) if f.suffix == SUFFIX else f for f in files]
+        return [self._part(file) for file in files]
 
     def _part(self, file: Path) -> Any:
         if not self.salvage:
-            with suppress(Exception):
+            with suppress(Exception):  # for a damaged file rosbags and what it uses raise anything
                 return self._reader(file)
         return SALVAGERS[file.suffix](file)
 
@@ -127,30 +141,36 @@ class BagInput:
         """The storage files in their order, that of their numbers where the metadata does not tell."""
         if self.path.is_file():
             return [self.path]
-        named = self._metadata.get("relative_file_paths")
-        files = [self.path / Path(str(name)).name for name in named] if isinstance(named, list) else []
-        self.losses += [f"{file.name} is missing" for file in files if not file.exists()]
-        there = sorted((f for f in self.path.iterdir() if f.suffix in STORAGES), key=_by_number)
+        # A recorder that was killed while it compressed a file leaves both; the plain one is whole.
+        there = {bare(f.name): f for f in sorted(self.path.iterdir(), reverse=True) if _suffix(f) in STORAGES}
         if not there:
             raise BagError(f"{self.path} holds no .mcap or .db3 file; wanted: the folder of a rosbag2 recording")
-        return [file for file in files if file in there] or there
+        named = self._metadata.get("relative_file_paths")
+        names = [Path(str(name)).name for name in named] if isinstance(named, list) else []
+        for name in (name for name in names if bare(name) not in there):
+            strange = (self.path / name).exists()
+            self.losses.append(f"{name} is {'not read: it is no .mcap or .db3 file' if strange else 'missing'}")
+        listed = [bare(name) for name in names if bare(name) in there] or sorted(there, key=_by_number)
+        return [there[name] for name in listed]
 
     def _merged(self) -> list[Connection]:
-        """One connection a topic and type, with all its messages counted."""
+        """One connection a topic and type, with all its messages counted and the QoS with which it is played."""
+        described = _described(self._metadata)
         merged: dict[tuple[str, str], Connection] = {}
         for part in self._parts:
             for connection in part.connections:
                 key = connection.topic, connection.msgtype
-                before = merged[key].msgcount if key in merged else 0
-                merged[key] = merged.get(key, connection)._replace(msgcount=before + connection.msgcount)
+                before = merged.get(key) or _as_played(connection, *described.get(key, ([], "")))
+                merged[key] = before._replace(msgcount=before.msgcount + connection.msgcount)
         return list(merged.values())
 
 
-def _guarded(messages: Iterator[tuple[Connection, int, bytes]]) -> Iterator[tuple[Connection, int, bytes]]:
-    """The same, but for everything that reading a damaged file can raise there is one exception."""
+def _guarded(messages: Iterator[Item]) -> Iterator[Item]:
+    """The same, decompressed, but for everything that reading a damaged file can raise there is one exception."""
     while True:
         try:
-            item = next(messages)
+            connection, timestamp, data = next(messages)
+            item = connection, timestamp, unpacked_message(connection, data)
         except StopIteration:
             return
         except Exception as error:
@@ -167,6 +187,30 @@ def _metadata(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _by_number(path: Path) -> list[Any]:
+def _described(metadata: dict[str, Any]) -> dict[tuple[str, str], tuple[list[Qos], str]]:
+    """Topic, type -> QoS and hash of the type, as metadata.yaml has them; without those that it does not have."""
+    found: dict[tuple[str, str], tuple[list[Qos], str]] = {}
+    listed = metadata.get("topics_with_message_count")
+    for entry in listed if isinstance(listed, list) else ():
+        with suppress(Exception):  # people edit it; the files say it as well
+            topic = entry["topic_metadata"]
+            qos = parse_qos(topic.get("offered_qos_profiles") or [])
+            found[topic["name"], topic["type"]] = qos, str(topic.get("type_description_hash") or "")
+    return found
+
+
+def _as_played(connection: Connection, qos: list[Qos], digest: str) -> Connection:
+    """A connection of no message yet, with the QoS of metadata.yaml, by which bags are played, and the type's hash."""
+    more: Any = connection.ext
+    more = ConnectionExtRosbag2(more.serialization_format, qos or more.offered_qos_profiles)
+    return connection._replace(ext=more, digest=connection.digest or digest, msgcount=0)
+
+
+def _suffix(path: Path) -> str:
+    """The suffix before that of the compression."""
+    return Path(bare(path.name)).suffix
+
+
+def _by_number(name: str) -> list[Any]:
     """Sorts bag_10 after bag_9."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name)]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]

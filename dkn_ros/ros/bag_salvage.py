@@ -8,10 +8,8 @@ Each file is read through once when it is opened, to know what is there and what
 
 from __future__ import annotations
 
-import importlib
 import sqlite3
 import struct
-import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -24,6 +22,8 @@ from zlib import crc32
 
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition, MessageDefinitionFormat
 from rosbags.rosbag2.metadata import parse_qos
+
+from dkn_ros.ros.bag_compression import unpacked, unpacked_message
 
 Note = Callable[[str], None]
 Record = tuple[int, int, bytes]
@@ -50,7 +50,7 @@ class SalvagedFile(ABC):
         self._found: dict[int, Connection] = {}
         counts: Counter[int] = Counter()
         self.start_time = 2**63 - 1
-        for connection, timestamp, _ in self._records(self.losses.append):
+        for connection, timestamp, _ in self._messages(self.losses.append):
             counts[connection] += 1
             self.start_time = min(self.start_time, timestamp)
         self.connections = [c._replace(msgcount=counts[c.id]) for c in self._found.values()]
@@ -60,9 +60,24 @@ class SalvagedFile(ABC):
     ) -> Iterator[tuple[Connection, int, bytes]]:
         """The messages of these connections from `start` to before `stop` (nanoseconds), as they lie in the file."""
         wanted = {c.id: c for c in connections}
-        for connection, timestamp, data in self._records(lambda _: None):
+        for connection, timestamp, data in self._messages(lambda _: None):
             if connection in wanted and (start is None or timestamp >= start) and (stop is None or timestamp < stop):
                 yield wanted[connection], timestamp, data
+
+    def _messages(self, note: Note) -> Iterator[Record]:
+        """The records as they were sent; those that were compressed alone and cannot be read are left out."""
+        failed: list[str] = []
+        for number, timestamp, data in self._records(note):
+            connection = self._found.get(number)
+            try:
+                plain = data if connection is None else unpacked_message(connection, data)
+            except Exception as error:  # bytes from a damaged file
+                failed.append(f"{self._found[number].topic}: {error}")
+                continue
+            yield number, timestamp, plain
+        if failed:
+            count = f"{len(failed)} message{'s' if len(failed) > 1 else ''}"
+            note(f"{self.path.name}: {count} cannot be decompressed, the first of {failed[0]}")
 
     @abstractmethod
     def _records(self, note: Note) -> Iterator[Record]:
@@ -111,7 +126,7 @@ class SalvagedMcap(SalvagedFile):
             compression = body[32 : 32 + name].decode()
             (length,) = struct.unpack_from("<Q", body, 32 + name)
             packed = body[40 + name : 40 + name + length]
-            content = _unpacked(packed, compression)
+            content = unpacked(packed, compression)
             if len(packed) == length and (len(content) != size or (checksum and crc32(content) != checksum)):
                 raise ValueError("its checksum is wrong")
         except Exception as error:  # bytes from a damaged file
@@ -228,14 +243,3 @@ def _texts(body: bytes, count: int | None) -> list[str]:
         found.append(body[position + 4 : position + 4 + length].decode())
         position += 4 + length
     return found
-
-
-def _unpacked(data: bytes, compression: str) -> bytes:
-    """The content of a chunk; rosbags brings both libraries."""
-    if not compression:
-        return data
-    names = {"lz4": "lz4.frame", "zstd": "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"}
-    if compression not in names:
-        raise ValueError(f"its compression is {compression!r}")
-    content: bytes = importlib.import_module(names[compression]).decompress(data)
-    return content
