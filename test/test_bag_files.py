@@ -172,6 +172,19 @@ def test_a_file_of_another_kind_is_not_called_missing(run: Run, tmp_path: Path, 
     assert (done.status, done.lines) == (1, ["dkn bag: in.dat is not read: it is no .mcap or .db3 file"])
 
 
+def test_notes_of_the_recorder_are_copied_as_they_are_written(run: Run, tmp_path: Path, recording: Recording) -> None:
+    """The recorder puts no quotes around what looks like a number."""
+    source, target = recording.write(tmp_path / "in"), tmp_path / "out"
+    metadata = source / "metadata.yaml"
+    notes = "  custom_data:\n    operator: Käthe\n    version: 1.10\n    indoors: yes\n"
+    text = metadata.read_text().replace("  custom_data: null\n", notes)
+    assert notes in text
+    metadata.write_text(text)
+    assert run(source, target).status == 0
+    found = yaml.load((target / "metadata.yaml").read_text(), yaml.BaseLoader)["rosbag2_bagfile_information"]
+    assert found["custom_data"] == {"operator": "Käthe", "version": "1.10", "indoors": "yes"}
+
+
 # Compression.
 
 

@@ -118,6 +118,8 @@ def _convert(
         with finished_or_nothing(target) as folder:
             with Writer(folder, version=METADATA_VERSION, storage_plugin=plugin) as writer:
                 work = _Conversion(bag, store, topics, config, pipeline, writer, info_topic)
+                for key, value in bag.custom_data.items():
+                    writer.set_custom_data(key, value)
                 work.run(BagReport(target, topics, config.output, losses=bag.losses))
             if not work.report.written:
                 raise BagError(_nothing(work.report))

@@ -55,6 +55,9 @@ class BagInput:
         self.losses: list[str] = []
         """Sentences about what cannot be read."""
         self._metadata = _metadata(path / "metadata.yaml")
+        written = _metadata(path / "metadata.yaml", yaml.BaseLoader).get("custom_data")
+        self.custom_data = {k: v for k, v in (written if isinstance(written, dict) else {}).items() if type(v) is str}
+        """What the recorder was told to note, as it is written: 1.10 is no number."""
         self._open = ExitStack()
         self._parts: list[Any] = []
         try:
@@ -178,10 +181,10 @@ def _guarded(messages: Iterator[Item]) -> Iterator[Item]:
         yield item
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    """What metadata.yaml says; empty where it is missing or damaged."""
+def _metadata(path: Path, loader: Any = yaml.SafeLoader) -> dict[str, Any]:
+    """What metadata.yaml says; empty where it is missing or damaged.  loader: of PyYAML; its BaseLoader gives texts."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
+        content = yaml.load(path.read_text(encoding="utf-8"), loader)["rosbag2_bagfile_information"]
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         return {}
     return content if isinstance(content, dict) else {}
