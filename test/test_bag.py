@@ -67,13 +67,13 @@ class Recording:
         writer = Writer(path, version=8, storage_plugin=StoragePlugin[storage.upper()])
         writer.set_compression(mode, CompressionFormat.ZSTD)
         with writer:
-            connections: dict[str, Any] = {}
+            connections: dict[tuple[str, str], Any] = {}
             for topic, kind, timestamp, message in sorted(self.items, key=lambda item: item[2]):
-                if topic not in connections:
-                    qos = [QOS] if topic == RGB else []
-                    connections[topic] = writer.add_connection(topic, kind, typestore=STORE, offered_qos_profiles=qos)
+                key, qos = (topic, kind), [QOS] if topic == RGB else []
+                if key not in connections:
+                    connections[key] = writer.add_connection(*key, typestore=STORE, offered_qos_profiles=qos)
                 data = message if isinstance(message, bytes) else STORE.serialize_cdr(message, kind)
-                writer.write(connections[topic], timestamp, data)
+                writer.write(connections[key], timestamp, data)
         return path
 
     def without(self, *topics: str) -> Recording:
@@ -325,6 +325,19 @@ def test_another_output_topic(run: Run, tmp_path: Path, recording: Recording) ->
     target = tmp_path / "out"
     assert run(recording.write(tmp_path / "in"), target, "--output", "/robot/fine").status == 0
     assert len(decoded(target, "/robot/fine")) == len(decoded(target, "/robot/camera_info")) == FRAMES
+
+
+@both_storages
+def test_what_else_comes_on_the_cameras_topics_is_copied(
+    run: Run, tmp_path: Path, recording: Recording, storage: str
+) -> None:
+    for topic in (INFO, RGB, DEPTH):  # before all that is of use
+        text = make("std_msgs/msg/String", "hello")
+        recording.items.append((topic, "std_msgs/msg/String", T0 - 50_000_000, text))
+    source, target = recording.write(tmp_path / "in", storage), tmp_path / "out"
+    assert run(source, target).status == 0
+    assert sorted(originals(target)) == sorted(messages(source))
+    assert len(decoded(target, OUTPUT_INFO)) == FRAMES
 
 
 def test_a_lone_file_is_a_bag(run: Run, tmp_path: Path, recording: Recording) -> None:

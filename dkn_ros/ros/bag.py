@@ -189,6 +189,8 @@ class _Conversion:
         found: dict[str, Any] = {}
         for topic, camera in self._info_topics.items():
             for connection, _, data in self._bag.messages({topic or ""}):
+                if connection.msgtype != CAMERA_INFO:
+                    continue
                 with suppress(Exception):  # bytes from a damaged file; `_read` will count it
                     found[camera] = self._decoded(connection, data)
                     break
