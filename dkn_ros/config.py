@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from dkn_ros.settings import Settings, setting
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
+TOPIC_NAME = r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class NodeConfig(Settings):
     camera_info_topic: str = setting(
         "depth/camera_info",
         "topic name for the intrinsics of depth/upsampled, relative to the namespace or from /",
-        pattern=r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*",
+        pattern=TOPIC_NAME,
     )
     output_encoding: str = setting(
         "32FC1", "32FC1: metres, NaN invalid; 16UC1: millimetres, 0 invalid", choices=("32FC1", "16UC1"), live=True
@@ -265,7 +266,11 @@ class BagConfig(Settings):
         "images that are rectified, so that P of their camera_info describes them: none, rgb, depth or both",
         choices=("none", "rgb", "depth", "both"),
     )
-    output: str = setting("/depth/upsampled", "topic to write; its camera_info goes beside it")
+    output: str = setting(
+        "/depth/upsampled",
+        "topic to write, names of letters, digits and _ behind one / each; its camera_info goes beside it",
+        pattern=TOPIC_NAME,
+    )
     encoding: str = setting(
         NodeConfig.output_encoding,
         "32FC1: metres, NaN invalid; 16UC1: millimetres, 0 invalid",
@@ -276,8 +281,8 @@ class BagConfig(Settings):
     )
     queue_size: int = setting(NodeConfig.queue_size, "images of each topic that wait for their partner", 1, 1000)
     storage: str = setting("same", "format of the new bag; same: as the old one", choices=("same", "mcap", "sqlite3"))
-    start: float = setting(0.0, "seconds of the bag to leave out at its beginning", 0.0)
-    duration: float = setting(0.0, "seconds of the bag to take from there; 0: all", 0.0)
+    start: float = setting(0.0, "seconds of the bag to leave out at its beginning", 0.0, 1e9)
+    duration: float = setting(0.0, "seconds of the bag to take from there; 0: all", 0.0, 1e9)
 
 
 @dataclass(frozen=True)

@@ -327,6 +327,24 @@ def test_another_output_topic(run: Run, tmp_path: Path, recording: Recording) ->
     assert len(decoded(target, "/robot/fine")) == len(decoded(target, "/robot/camera_info")) == FRAMES
 
 
+def test_an_output_topic_may_be_named_without_its_slash(run: Run, tmp_path: Path, recording: Recording) -> None:
+    target = tmp_path / "out"
+    done = run(recording.write(tmp_path / "in"), target, "--output", "fine")
+    assert "12 written to /fine;" in done.out
+    assert len(decoded(target, "/fine")) == len(decoded(target, "/camera_info")) == FRAMES
+
+
+@both_storages
+@pytest.mark.parametrize("seconds", [1e8, 1e9])
+def test_a_part_may_be_longer_than_the_bag(
+    run: Run, fail: Callable[..., str], tmp_path: Path, recording: Recording, storage: str, seconds: float
+) -> None:
+    source = recording.write(tmp_path / "in", storage)
+    assert "no pair among 0 images on" in fail(source, tmp_path / "out", "--start", seconds)
+    done = run(source, tmp_path / "out", "--duration", seconds)
+    assert "60 messages copied" in done.out
+
+
 @both_storages
 def test_what_else_comes_on_the_cameras_topics_is_copied(
     run: Run, tmp_path: Path, recording: Recording, storage: str
@@ -470,6 +488,18 @@ UNFIT = {
     "preset of another camera": ([], ["--preset", "kinect"], "no images on /kinect/image_raw in the bag; it has /"),
     "output taken": ([], ["--output", OTHER], "the bag has a topic /chatter of its own; wanted: another one, such as"),
     "output info taken": ([], ["--output", "/cam/rgb/new"], "the bag has a topic /cam/rgb/camera_info of its own"),
+    "output on its own info": ([], ["--output", "/x/camera_info"], "output is /x/camera_info, the topic that its own"),
+    "output without a name": ([], ["--output", ""], "output is ''; wanted: topic to write, names of letters, digits"),
+    "output that is a slash": ([], ["--output", "/"], "output is '/'; wanted: topic to write, names of letters"),
+    "output behind its slash": ([], ["--output", "foo/"], "output is 'foo/'; wanted: topic to write, names of"),
+    "output of two slashes": ([], ["--output", "/a//b"], "output is '/a//b'; wanted: topic to write, names of"),
+    "output that begins with a digit": ([], ["--output", "/a/3d"], "output is '/a/3d'; wanted: topic to write"),
+    "output of other letters": ([], ["--output", "/größe"], "output is '/größe'; wanted: topic to write, names of"),
+    "output taken, relative": ([], ["--output", OTHER[1:]], "the bag has a topic /chatter of its own; wanted: another"),
+    "endless start": ([], ["--start", "inf"], "start is inf; wanted: at most 1000000000.0"),
+    "start beyond all clocks": ([], ["--start", "1e300"], "start is 1e+300; wanted: at most 1000000000.0"),
+    "endless duration": ([], ["--duration", "inf"], "duration is inf; wanted: at most 1000000000.0"),
+    "duration of no number": ([], ["--duration", "nan"], "duration is nan; wanted: at least 0.0"),
     "unknown device": ([], ["--device", "tpu"], "device is 'tpu'"),
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros.bag_input import BagError, BagInput, DamagedError
 from dkn_ros.ros.bag_pairing import synchroniser_of
 from dkn_ros.ros.bag_target import check_target, ended_by_sigterm, finished_or_nothing
-from dkn_ros.ros.bag_topics import CAMERA_INFO, IMAGE, Topics, as_preset, choose
+from dkn_ros.ros.bag_topics import CAMERA_INFO, IMAGE, Topics, as_preset, choose, outputs
 from dkn_ros.ros.bag_transforms import lookup_in
 from dkn_ros.ros.messages import ImageError, frame_of, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
 from dkn_ros.ros.registering import registering_of
@@ -108,19 +108,15 @@ def _convert(
     with BagInput(source, salvage) as bag:
         store = _typestore(bag.distribution)
         topics = choose(bag, store, config)
-        info_topic = config.output.rpartition("/")[0] + "/camera_info"
-        for taken in {config.output, info_topic} & {c.topic for c in bag.connections}:
-            raise BagError(
-                f"the bag has a topic {taken} of its own; wanted: another one, such as --output /dkn/upsampled"
-            )
+        written = outputs(bag, config)
         plugin = StoragePlugin[(bag.storage if config.storage == "same" else config.storage).upper()]
         pipeline = Pipeline(pipeline_config)
         with finished_or_nothing(target) as folder:
             with Writer(folder, version=METADATA_VERSION, storage_plugin=plugin) as writer:
-                work = _Conversion(bag, store, topics, config, pipeline, writer, info_topic)
+                work = _Conversion(bag, store, topics, config, pipeline, writer, written)
                 for key, value in bag.custom_data.items():
                     writer.set_custom_data(key, value)
-                work.run(BagReport(target, topics, config.output, losses=bag.losses))
+                work.run(BagReport(target, topics, written[0], losses=bag.losses))
             if not work.report.written:
                 raise BagError(_nothing(work.report))
     return work.report
@@ -137,10 +133,11 @@ class _Conversion:
         config: BagConfig,
         pipeline: Pipeline,
         writer: Writer,
-        info_topic: str,
+        written: tuple[str, str],
     ) -> None:
         self._bag, self._store, self._topics, self._config = bag, store, topics, config
-        self._pipeline, self._writer, self._info_topic = pipeline, writer, info_topic
+        self._pipeline, self._writer = pipeline, writer
+        self._output, self._info_topic = written
         self._connections: dict[tuple[str, str], Connection] = {}
         self._pairs: list[Pair] = []
         self._start, self._stop = self._window()
@@ -155,7 +152,7 @@ class _Conversion:
         start, stop = self._start, self._stop
         inputs = {self._topics.rgb: RGB, self._topics.depth: DEPTH}
         total = sum(c.msgcount for c in self._bag.connections if c.topic == self._topics.rgb)
-        with tqdm(total=total if stop is None else None, unit="frame", desc=self._config.output) as bar:
+        with tqdm(total=total if stop is None else None, unit="frame", desc=self._output) as bar:
             for connection, timestamp, data in self._bag.messages(None, start, stop):
                 self._writer.write(self._original(connection), timestamp, data)
                 report.messages += 1
@@ -220,7 +217,7 @@ class _Conversion:
         image = types[IMAGE](header, 0, 0, "", 0, 0, np.empty(0, np.uint8))
         write_depth(image, depth, self._config.encoding)
         image.data = np.frombuffer(image.data, np.uint8)
-        self._write(self._config.output, IMAGE, timestamp, image)
+        self._write(self._output, IMAGE, timestamp, image)
         self.report.written += 1
         try:
             if "rgb" in self._infos:

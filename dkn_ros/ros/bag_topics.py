@@ -64,6 +64,20 @@ def choose(bag: BagInput, store: Any, config: BagConfig) -> Topics:
     return Topics(rgb, depth, camera_info, depth_info)
 
 
+def outputs(bag: BagInput, config: BagConfig) -> tuple[str, str]:
+    """The topics to write, of the images and of their camera_info; raises BagError where one of them is taken."""
+    image = "/" + config.output.removeprefix("/")  # as it is played
+    info = image.rpartition("/")[0] + "/camera_info"
+    wanted = "another one, such as --output /dkn/upsampled"
+    if image == info:
+        raise BagError(f"output is {config.output}, the topic that its own camera_info goes to; wanted: {wanted}")
+    recorded = {c.topic for c in bag.connections}
+    for taken in (image, info):
+        if taken in recorded:
+            raise BagError(f"the bag has a topic {taken} of its own; wanted: {wanted}")
+    return image, info
+
+
 def _info(bag: BagInput, flag: str, named: str, preset: str, image: str) -> str | None:
     """The camera_info of an image: the one that is named, that of the preset, or the one beside the image."""
     there = _kinds(bag, CAMERA_INFO)
