@@ -63,7 +63,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", tuple(float(v) for v in np.ravel(self.k)))
-        object.__setattr__(self, "d", _without_zeros(tuple(float(v) for v in np.ravel(self.d))))
+        object.__setattr__(self, "d", _without_zeros(tuple(float(v) for v in np.ravel(self.d)), self.model))
         if self.width <= 0 or self.height <= 0:
             raise ValueError(f"camera is {self.width}x{self.height}; wanted: width and height above 0")
         if len(self.k) != 9 or not np.isfinite(self.k).all():
@@ -188,11 +188,15 @@ class Calibration:
         return float(r[int(stops.argmax())]) if stops.any() else (float(r[-1]) if len(r) == 8001 else math.inf)
 
 
-def _without_zeros(d: tuple[float, ...]) -> tuple[float, ...]:
-    """Without zeros at the end that a longer model of OpenCV (thin prism, tilt) has, or without any if all are 0."""
+def _without_zeros(d: tuple[float, ...], model: str) -> tuple[float, ...]:
+    """Without zeros after the most numbers that the model takes, or without any if all are 0.
+
+    A longer model of OpenCV (thin prism, tilt) has them, and drivers that send D of one length for every lens.
+    """
     if not any(d):
         return ()
-    return d[:8] if len(d) > 8 and not any(d[8:]) else d
+    most = max(COEFFICIENTS[MODELS.get(model, POLYNOMIAL)])
+    return d if any(d[most:]) else d[:most]
 
 
 def _numbers(values: Sequence[float]) -> str:

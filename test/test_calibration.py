@@ -105,6 +105,13 @@ def test_zeros_after_the_eighth_coefficient_are_no_model_of_their_own() -> None:
     assert Calibration(640, 480, K, (*AZURE, 0, 0, 0, 0), "rational_polynomial").d == AZURE
 
 
+@pytest.mark.parametrize("zeros", (1, 4, 10))
+def test_zeros_after_the_fourth_coefficient_of_a_fisheye_are_none(zeros: int) -> None:
+    """Drivers that have one length of D for all models."""
+    assert Calibration(640, 480, K, (*WIDE, *[0] * zeros), "equidistant").d == WIDE
+    assert Calibration(640, 480, K, (*WIDE[:3], 0, *[0] * zeros), "fisheye").d == (*WIDE[:3], 0)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -35,6 +35,9 @@ def calibration_of(info: CameraInfo, width: int, height: int, rectified: bool = 
     scaled = scaled_camera_info(info, width, height)
     if rectified:
         p = scaled.p
+        if not any(p):
+            wanted = "load a calibration that has P, or set rectified to none if the image is not rectified"
+            raise ValueError(f"projection matrix P is all 0, which means not calibrated for rectified images; {wanted}")
         return Calibration(width, height, (p[0], p[1], p[2], p[4], p[5], p[6], p[8], p[9], p[10]), (), "plumb_bob")
     return Calibration(width, height, tuple(scaled.k), tuple(scaled.d), scaled.distortion_model)
 
