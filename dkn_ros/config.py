@@ -53,6 +53,7 @@ class PipelineConfig(Settings):
     depth_resolution: str = setting(
         "auto",
         "depth at a size above its resolution; auto finds out if it is replicated or sparse, full: never, or the ratio",
+        number=True,
     )
     depth_covers: str = setting(
         "auto",

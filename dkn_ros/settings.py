@@ -22,13 +22,20 @@ class Setting:
     """True where the value is read at start and never again."""
     pattern: str | None = None
     """Regular expression that all of a text has to match."""
+    number: bool = False
+    """True where a text may be a number, which YAML and the command line of ROS do not leave a text."""
 
     def taken(self, kind: type, value: Any) -> Any:
-        """`value` as the `kind` that was meant, where YAML has made another of it: 4 for 4.0, and of "off" false."""
+        """`value` as the `kind` that was meant, where YAML has made another of it.
+
+        It takes 4 where 4.0 is meant or, of a text that may be a number, "4"; and false where "off" is.
+        """
         if kind is float and type(value) is int:
             return float(value)
         if kind is str and type(value) is bool and {"on", "off"} <= set(self.choices or ()):
             return "on" if value else "off"
+        if kind is str and self.number and type(value) in (int, float):
+            return str(value)
         return value
 
     def check(self, name: str, value: Any) -> None:
@@ -53,9 +60,10 @@ def setting(
     live: bool = False,
     fixed: bool = False,
     pattern: str | None = None,
+    number: bool = False,
 ) -> Any:
     """A dataclass field with a default and its `Setting`."""
-    metadata = {"setting": Setting(description, minimum, maximum, choices, live, fixed, pattern)}
+    metadata = {"setting": Setting(description, minimum, maximum, choices, live, fixed, pattern, number)}
     if isinstance(default, dict):  # dataclasses want a fresh one for every instance
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

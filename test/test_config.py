@@ -43,9 +43,9 @@ def test_every_setting_is_described_and_has_a_sensible_range(cls: type[Settings]
 
 @each_field
 def test_a_value_of_another_type_is_refused_by_name(cls: type[Settings], name: str) -> None:
-    kind = settings_of(cls)[name][0]
+    kind, _, known = settings_of(cls)[name]
     wrong: dict[type, list[Any]] = {
-        str: [1, None] if name == "registration" else [1, None, True],  # see on and off below
+        str: [None, *([] if known.number else [1]), *([] if name == "registration" else [True])],  # see below
         int: ["1", 1.0, True, None],
         float: ["1.0", True, None],
         bool: [1, "true", None],
@@ -88,6 +88,17 @@ def test_what_yaml_makes_of_on_and_off_is_taken_for_them() -> None:
     assert made == ["off", "on"]
     with pytest.raises(ValueError, match=r"^precision is True \(bool\); wanted: str"):
         PipelineConfig.from_mapping({"precision": True})
+
+
+@pytest.mark.parametrize(("given", "text"), [(4, "4"), (2.5, "2.5"), ("auto", "auto"), ("4", "4")])
+def test_a_number_is_taken_for_the_text_where_one_may_be_meant(given: Any, text: str) -> None:
+    assert PipelineConfig.from_mapping({"depth_resolution": given}).depth_resolution == text
+
+
+@pytest.mark.parametrize(("name", "given"), [("depth_resolution", True), ("weights", 4)])
+def test_elsewhere_a_number_is_no_text(name: str, given: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is .*; wanted: str"):
+        PipelineConfig.from_mapping({name: given})
 
 
 @each_class

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -87,6 +88,54 @@ def test_values_of_the_type_that_yaml_makes_of_them_are_taken(make_node: MakeNod
     later: list[Any] = [Parameter("registration", value=True), Parameter("slop", value=2)]
     assert all(answer.successful for answer in node.set_parameters(later))
     assert parameters.changed(config, later) == NodeConfig(registration="on", slop=2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "meant"),
+    [
+        ("depth_resolution", 4, "4"),
+        ("depth_resolution", 2.5, "2.5"),
+        ("max_depth", 4, 4.0),
+        ("registration", False, "off"),
+    ],
+)
+def test_others_are_told_what_was_meant(make_node: MakeNode, name: str, given: Any, meant: Any) -> None:
+    """At start and later."""
+    from rclpy.parameter import Parameter
+
+    from dkn_ros.ros.distro import before_set
+
+    def told() -> Any:
+        value = node.get_parameter(name).value
+        return type(value), value
+
+    kinds = [PipelineConfig, NodeConfig]
+    node = make_node(**{name: given})
+    for kind in kinds:
+        found = vars(parameters.declare(node, kind, managed=True))
+        assert found.get(name, meant) == meant
+    assert told() == (type(meant), meant)
+    before_set(node, functools.partial(parameters.taken, kinds))
+    default = next(settings_of(kind)[name][1] for kind in kinds if name in settings_of(kind))
+    (answer,) = node.set_parameters([Parameter(name, value=default)])
+    assert answer.successful and told() != (type(meant), meant)
+    (answer,) = node.set_parameters([Parameter(name, value=given)])
+    assert answer.successful
+    if hasattr(node, "add_pre_set_parameters_callback"):  # not in Humble
+        assert told() == (type(meant), meant)
+
+
+def test_the_command_line_of_ros_may_give_a_number(peer: Peer) -> None:
+    """`-p depth_resolution:=4`, and a name that is none of ours."""
+    import rclpy
+
+    arguments = ["--ros-args", "-p", "depth_resolution:=4", "-p", "use_sim_time:=false"]
+    node = rclpy.create_node("tested", context=peer.context, cli_args=arguments)
+    try:
+        assert parameters.declare(node, PipelineConfig, managed=True).depth_resolution == "4"
+        assert parameters.unknown(node) == []
+    finally:
+        node.destroy_node()
 
 
 def test_parameters_that_are_not_there_are_named_with_what_may_be_meant(make_node: MakeNode) -> None:

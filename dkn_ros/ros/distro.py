@@ -5,13 +5,13 @@
     home of the event callbacks            rclpy.qos_event  rclpy.event_handler
     a lifecycle transition that is not     ends the         ends the  is answered
     possible from the present state        process          process
+    a callback before parameters are set   no               yes       yes
     4th of ApproximateTimeSynchronizer     allow_headerless           queue_offset: all by keyword
 
 The EventsExecutor (from Jazzy 7.1.4 on, experimental) is not used: in rclpy 9.1.2 from PyPI a process that spins it
 gets no timer, and SIGTERM does not end it.  The rest that the package uses of rclpy is the same in all of them, so
-nothing more stands here: `rclpy.lifecycle` has the same names, `add_on_set_parameters_callback` is there (the pre and
-post callbacks of later ones are not used), and one private name, the parameters that a node was given.  Nothing here
-imports ROS at module level.
+nothing more stands here: `rclpy.lifecycle` has the same names, `add_on_set_parameters_callback` is there, and one
+private name, the parameters that a node was given.  Nothing here imports ROS at module level.
 """
 
 from __future__ import annotations
@@ -118,6 +118,15 @@ def given_parameters(node: Any) -> list[str]:
     rclpy keeps them to itself, by one name in all distributions.
     """
     return sorted(node._parameter_overrides)
+
+
+def before_set(node: Any, change: Callable[[list[Any]], list[Any]]) -> None:
+    """Have parameters that are to be set replaced by what `change` makes of them, where rclpy lets one; call once.
+
+    Where it does not, a parameter keeps the type in which it was given.
+    """
+    if hasattr(node, "add_pre_set_parameters_callback"):
+        node.add_pre_set_parameters_callback(change)
 
 
 def approximate_time(queue_size: int) -> tuple[Any, tuple[Any, Any]]:

@@ -28,7 +28,7 @@ from dkn_ros.config import NodeConfig, PipelineConfig
 from dkn_ros.ros import parameters
 from dkn_ros.ros.assessment import Level, Work
 from dkn_ros.ros.counts import Statistics
-from dkn_ros.ros.distro import answering
+from dkn_ros.ros.distro import answering, before_set
 from dkn_ros.ros.frames import Frames
 from dkn_ros.ros.managed import ManagedNode
 from dkn_ros.ros.matchers import Pair
@@ -76,6 +76,7 @@ class DknNode(ManagedNode):
         self.inputs = Subscriptions(self, self._on_rgb, self._on_depth)  # while active and awake
         self._lookup = tf_lookup(self)
         self.monitor = Monitor(self)
+        before_set(self, functools.partial(parameters.taken, (PipelineConfig, NodeConfig)))
         self.add_on_set_parameters_callback(self._on_set_parameters)
         # By a clock of its own: under use_sim_time the node's stands still while no bag is played.
         self.create_timer(1.0, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME))

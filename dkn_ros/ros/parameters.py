@@ -27,14 +27,32 @@ def declare(node: Node, kind: type[Config], managed: bool = False) -> Config:
     """Declare every field of a settings dataclass as a parameter and return the values that were given.
 
     Fields that are not `live` are read-only; of a `managed` node, which takes them anew whenever it is configured,
-    only those that are `fixed`: it has to ask `check_live` while it is configured.  Raises ValueError, naming the
-    parameter, for values out of range.
+    only those that are `fixed`: it has to ask `check_live` while it is configured.  Where a value is taken for one of
+    another type (4 for "4"), that is what others are told, unless the parameter is read-only.
+    Raises ValueError, naming the parameter, for values out of range.
     """
     values = {}
     for name, (python_type, default, known) in settings_of(kind).items():
-        parameter = node.declare_parameter(name, default, _descriptor(python_type, known, managed))
-        values[name] = parameter.value
+        descriptor = _descriptor(python_type, known, managed)
+        given = node.declare_parameter(name, default, descriptor).value
+        values[name] = taken = known.taken(python_type, given)
+        if taken is not given and not descriptor.read_only:
+            node.undeclare_parameter(name)
+            node.declare_parameter(name, taken, descriptor, ignore_override=True)
     return kind(**values)
+
+
+def taken(kinds: Sequence[type[Settings]], parameters: Sequence[Parameter]) -> list[Parameter]:
+    """`parameters`, but those of these settings with the value that was meant, see `Setting.taken`."""
+    from rclpy.parameter import Parameter
+
+    known = {name: setting for kind in kinds for name, setting in settings_of(kind).items()}
+    meant = []
+    for p in parameters:
+        kind, _, setting = known.get(p.name, (None, None, None))
+        value = p.value if kind is None or setting is None else setting.taken(kind, p.value)
+        meant.append(p if value is p.value else Parameter(p.name, value=value))
+    return meant
 
 
 def unknown(node: Node) -> list[str]:
