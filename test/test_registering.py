@@ -134,6 +134,22 @@ def test_tf_is_asked_for_every_image_and_what_it_once_knew_lasts() -> None:
     assert answers == []
 
 
+def test_what_the_diagnostics_read_meanwhile_is_that_of_the_last_frame() -> None:
+    """They look at any time, as while a frame waits for TF."""
+    seen = []
+
+    def lookup(*frames: str) -> Transform:
+        seen.append(registering.about)
+        return BESIDE
+
+    registering = Registering("auto", None, lookup)
+    for _ in range(2):
+        registered(registering, wall(), (HEIGHT, WIDTH), pair(), infos())
+    assert seen == ["", f"depth in {DEPTH!r} is registered to colour in {COLOUR!r}"]
+    registered(registering, wall(), (HEIGHT, WIDTH), pair(COLOUR, COLOUR), infos())
+    assert registering.about == ""
+
+
 def test_the_same_calibration_is_prepared_once() -> None:
     registering = Registering("auto", None, lambda *frames: Transform(np.eye(3), np.array([0.1, 0.0, 0.0])))
     made = []
@@ -156,9 +172,11 @@ def test_the_same_calibration_is_prepared_once() -> None:
     ],
 )
 def test_without_a_calibration_it_says_what_is_missing(given: dict[str, Any], message: str) -> None:
+    registering = Registering("auto", BESIDE, never)
     with pytest.raises(ImageError, match=f"colour is in frame '{COLOUR}', depth in '{DEPTH}'") as raised:
-        registered(Registering("auto", BESIDE, never), wall(), (HEIGHT, WIDTH), pair(), given)
+        registered(registering, wall(), (HEIGHT, WIDTH), pair(), given)
     assert raised.value.reason == "calibration" and message in str(raised.value)
+    assert registering.about == str(raised.value), "what the diagnostics say of it"
 
 
 def test_another_calibration_is_taken_at_once() -> None:

@@ -57,7 +57,10 @@ class Registering:
         self._made: tuple[tuple[Any, ...], Registration] | None = None
         self._transforms: dict[tuple[str, str], Transform] = {}
         self.about = ""
-        """What was done with the last depth, for the diagnostics; empty if it was left as it came."""
+        """What was done with the last depth, or why it was refused; empty if it was left as it came.
+
+        For the diagnostics, which read it from another thread at any time: it is set once a frame, to what is true.
+        """
 
     def release(self) -> None:
         """Free what is kept for the next frame."""
@@ -86,10 +89,14 @@ class Registering:
         """
         rgb, other = infos.get("rgb"), infos.get("depth")
         frames = plain_frame(frame_of(pair.rgb.header, rgb)), plain_frame(frame_of(pair.depth.header, other))
-        self.about = ""
         if not self.wanted(*frames):
+            self.about = ""
             return None
-        found = self._registration(depth_size, colour_size, frames, (rgb, other))
+        try:
+            found = self._registration(depth_size, colour_size, frames, (rgb, other))
+        except ImageError as error:
+            self.about = str(error)
+            raise
         self.about = f"depth in {frames[1]!r} is registered to colour in {frames[0]!r}"
         return found
 
