@@ -31,7 +31,7 @@ from dkn_ros.edges import Alignment
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros.assessment import Level
 from dkn_ros.ros.messages import camera_info, stamp_ns
-from dkn_ros.ros.monitor import faster
+from dkn_ros.ros.monitor import about_camera_info, faster
 
 pytestmark = needs_rclpy
 
@@ -218,6 +218,13 @@ def test_only_what_is_not_set_yet_is_advised(small_weights: Path, monkeypatch: p
     assert faster(pipeline, 1) == ["frames_at_once to 2"]
     pipeline.threads = 1  # on one core two frames take twice as long each
     assert faster(pipeline, 1) == []
+
+
+def test_what_is_said_of_camera_info_is_true() -> None:
+    assert about_camera_info(True, ()) == "received"
+    assert about_camera_info(False, ()) == "none yet: the depth goes without"
+    assert about_camera_info(True, ["depth"]) == "none yet of depth: pairs are refused"
+    assert about_camera_info(False, ["rgb", "depth"]) == "none yet of colour and depth: pairs are refused"
 
 
 def test_overload_is_told_and_its_end(bench: Bench) -> None:

@@ -197,6 +197,44 @@ def test_a_camera_info_may_be_missing_but_must_fit() -> None:
     topic = Topic("/i", "in/rgb/camera_info", CAMERA_INFO, RELIABLE, "input_reliability", needed=False)
     assert texts(topic, [], {}) == []
     assert "offers best_effort" in texts(topic, [replace(DRIVER, kind=CAMERA_INFO)], {})[0]
+    assert texts(topic, [DRIVER], {})[0].endswith("(launch argument rgb_info_topic) to the camera_info")
+
+
+def test_a_camera_info_is_missing_where_it_is_wanted() -> None:
+    """As for registration; what is told then is beside the images, which are heard."""
+    theirs = "/camera/depth/camera_info"
+
+    def publishers(topic: str) -> list[Any]:
+        info = SimpleNamespace(node_name="driver", node_namespace="/camera", qos_profile=profile(0))
+        kinds = {RGB.name: IMAGE, DEEP.name: IMAGE, theirs: CAMERA_INFO}
+        return [SimpleNamespace(**vars(info), topic_type=kinds[topic])] if topic in kinds else []
+
+    node = SimpleNamespace(
+        get_fully_qualified_name=lambda: OWN,
+        get_topic_names_and_types=lambda: [(theirs, [CAMERA_INFO]), ("/camera/depth/image", [IMAGE])],
+        get_publishers_info_by_topic=publishers,
+    )
+    given = [f"in/{camera}/camera_info" for camera in ("rgb", "depth")]
+    infos = [Topic(f"/{name}", name, CAMERA_INFO, BEST_EFFORT, needed=False) for name in given]
+    peers = Peers(node, [RGB, DEEP, *infos], [])
+    for _ in range(2):
+        view = peers.look()
+        assert (view.unheard, view.beside) == ([], [])
+    for _ in range(2):
+        view = peers.look(given)
+    assert view.unheard == []
+    assert [(fault.level, fault.text) for fault in view.beside] == [
+        (
+            Level.WARN,
+            f"/in/depth/camera_info: no publisher; did you mean {theirs} (publisher /camera/driver, reliable)? "
+            "then remap in/depth/camera_info (launch argument depth_info_topic)",
+        ),
+        (
+            Level.WARN,
+            "/in/rgb/camera_info: no publisher; start the camera's driver, "
+            "or remap in/rgb/camera_info (launch argument rgb_info_topic)",
+        ),
+    ]
 
 
 COMPRESSED = "sensor_msgs/msg/CompressedImage"

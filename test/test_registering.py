@@ -179,6 +179,43 @@ def test_without_a_calibration_it_says_what_is_missing(given: dict[str, Any], me
     assert registering.about == str(raised.value), "what the diagnostics say of it"
 
 
+@pytest.mark.parametrize(
+    ("given", "lacking", "in_node", "in_bag"),
+    [
+        (
+            {},
+            ["rgb", "depth"],
+            "camera_info of colour and depth has not come on /cam/in/rgb/camera_info and /cam/in/depth/camera_info; "
+            "remap in/rgb/camera_info and in/depth/camera_info (launch arguments rgb_info_topic and depth_info_topic)",
+            "camera_info of colour and depth has not come; name its topic with --camera-info and --depth-info",
+        ),
+        (
+            {"rgb": infos()["rgb"]},
+            ["depth"],
+            "camera_info of depth has not come on /cam/in/depth/camera_info; "
+            "remap in/depth/camera_info (launch argument depth_info_topic)",
+            "camera_info of depth has not come; name its topic with --depth-info",
+        ),
+    ],
+)
+def test_a_camera_info_that_has_not_come_is_named_by_its_topic(
+    given: dict[str, Any], lacking: list[str], in_node: str, in_bag: str
+) -> None:
+    for resolve, text in ((lambda name: f"/cam/{name}", in_node), (None, in_bag)):
+        registering = Registering("auto", BESIDE, never, resolve=resolve)
+        with pytest.raises(ImageError) as raised:
+            registered(registering, wall(), (HEIGHT, WIDTH), pair(), given)
+        otherwise = "turn on" if resolve else "record with"
+        assert str(raised.value).endswith(f" cannot be registered: {text}, or {otherwise} the driver's registration")
+        assert registering.lacking == lacking
+        registered(registering, wall(), (HEIGHT, WIDTH), pair(), infos())
+        assert not registering.lacking
+        with pytest.raises(ImageError):
+            registered(registering, wall(), (HEIGHT, WIDTH), pair(), given)
+        registered(registering, wall(), (HEIGHT, WIDTH), pair(COLOUR, COLOUR), given)
+        assert not registering.lacking, "it is not wanted"
+
+
 def test_another_calibration_is_taken_at_once() -> None:
     registering = Registering("auto", BESIDE, never)
     first = registered(registering, wall(), (HEIGHT, WIDTH), pair(), infos()).copy()
@@ -358,6 +395,24 @@ def test_the_node_registers_or_says_why_not(identity_weights: Path) -> None:
 
         status = bench.repeat(refused, "a refusal")
         assert "cannot be registered: camera_info of" in status.message
+        assert "; remap in/" in status.message and "registration to off" not in status.message
+        assert "depth: pairs are refused" in status.values["camera_info"]
+        other = peer.publisher(CameraInfo, "/camera/depth/camera_info")
+        peer.node.destroy_publisher(depth_info)
+        meant = (
+            "/in/depth/camera_info: no publisher; did you mean /camera/depth/camera_info (publisher /peer, reliable)?"
+        )
+
+        def suggested() -> Any:
+            bench.send(rgb, depth)
+            status = bench.next_status()
+            return any(value.startswith(meant) for value in status.values.values())
+
+        bench.repeat(suggested, "the camera_info that may be meant")
+        process.wait_for_log(f"{meant} then remap in/depth/camera_info (launch argument depth_info_topic)")
+        peer.node.destroy_publisher(other)
+        depth_info = peer.publisher(CameraInfo, "in/depth/camera_info")
+        bench.until(lambda: depth_info.get_subscription_count(), "the node to subscribe to the depth's info again")
         assert not bench.outputs
 
         def first() -> Any:

@@ -52,12 +52,13 @@ class Work:
     """How the node works on its frames.
 
     at_once: how many of them.  faster: settings that would make it faster and are not set yet, see `monitor.faster`.
-    misregistered: see `Pipeline.misregistered`.
+    misregistered: see `Pipeline.misregistered`.  lacking: see `Registering.lacking`.
     """
 
     at_once: int = 1
     faster: Sequence[str] = ()
     misregistered: str = ""
+    lacking: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dkn_ros.ros.assessment import Finding, Inputs, Level, Work, assess, finding
 from dkn_ros.ros.counts import Statistics
 from dkn_ros.ros.diagnostics import diagnostic_array, status_values
 from dkn_ros.ros.peers import CAMERA_INFO, IMAGE, Peers, Qos, Topic
+from dkn_ros.ros.registering import CAMERAS, info_topic
 from dkn_ros.ros.sync import PairSynchroniser
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Monitor:
         heard: dict[str, Any] = {"qos": Qos(config.input_reliability), "reliability": "input_reliability"}
         sent: dict[str, Any] = {"qos": Qos(config.output_reliability), "reliability": "output_reliability"}
         self._rgb, self._depth = (topic(f"in/{camera}/image", IMAGE, **heard) for camera in ("rgb", "depth"))
-        infos = [topic(f"in/{camera}/camera_info", CAMERA_INFO, **heard, needed=False) for camera in ("rgb", "depth")]
+        infos = [topic(info_topic(camera), CAMERA_INFO, **heard, needed=False) for camera in CAMERAS]
         outputs = [
             topic("depth/upsampled", IMAGE, **sent),
             topic(config.camera_info_topic, CAMERA_INFO, **sent, renamed_by="camera_info_topic"),
@@ -79,7 +80,8 @@ class Monitor:
         about: what else the diagnostics state, see `about_pipeline`.  asleep: why the node does not listen, if so.
         notes: of the pipeline, on devices.
         """
-        now, sync, view = statistics.snapshot(), synchroniser.state(), self._peers.look()
+        now, sync = statistics.snapshot(), synchroniser.state()
+        view = self._peers.look([info_topic(camera) for camera in work.lacking])
         inputs = Inputs(
             self._rgb.name,
             view.publishers[self._rgb.name],
@@ -125,6 +127,13 @@ def faster(pipeline: Pipeline, at_once: int) -> list[str]:
         "frames_at_once to 2": at_once < 2 <= most_at_once(pipeline)[0],
     }
     return [setting for setting, open_yet in settings.items() if open_yet]
+
+
+def about_camera_info(come: bool, lacking: Sequence[str]) -> str:
+    """What the diagnostics state of camera_info.  come: that of colour.  lacking: see `Registering.lacking`."""
+    if lacking:
+        return f"none yet of {' and '.join(CAMERAS[camera] for camera in lacking)}: pairs are refused"
+    return "received" if come else "none yet: the depth goes without"
 
 
 def about_pipeline(pipeline: Pipeline) -> dict[str, str]:

@@ -33,7 +33,7 @@ from dkn_ros.ros.frames import Frames
 from dkn_ros.ros.managed import ManagedNode
 from dkn_ros.ros.matchers import Pair
 from dkn_ros.ros.messages import registration
-from dkn_ros.ros.monitor import Monitor, about_pipeline, faster
+from dkn_ros.ros.monitor import Monitor, about_camera_info, about_pipeline, faster
 from dkn_ros.ros.outputs import QUIET_SECONDS, Outputs
 from dkn_ros.ros.process import on_signals, run
 from dkn_ros.ros.qos import qos
@@ -90,7 +90,7 @@ class DknNode(ManagedNode):
 
         c = self.config
         self.inputs.check()
-        registering = registering_of(c, self._lookup)
+        registering = registering_of(c, self._lookup, self.resolve_topic_name)
         pipeline = Pipeline(self.pipeline_config)
         at_once = self._warm_up(pipeline)
         self.statistics = self._new_statistics()
@@ -260,7 +260,7 @@ class DknNode(ManagedNode):
         pipeline = e.pipelines[0]
         about = about_pipeline(pipeline) | {
             "frames at once": str(len(e.pipelines)),
-            "camera_info": "received" if rgb else "none yet: the depth goes without",
+            "camera_info": about_camera_info(rgb is not None, e.registering.lacking),
             "registration": e.registering.about or registration(rgb, depth),
         }
         if self.complaint or self.frames is None:
@@ -268,7 +268,8 @@ class DknNode(ManagedNode):
             return
         asleep = "" if self.inputs else self._asleep()
         device, notes = str(pipeline.device), pipeline.notes
-        work = Work(len(e.pipelines), faster(pipeline, len(e.pipelines)), pipeline.misregistered)
+        at_once, lacking = len(e.pipelines), e.registering.lacking
+        work = Work(at_once, faster(pipeline, at_once), pipeline.misregistered, lacking)
         self.monitor.report(
             self.config, self.statistics, e.synchroniser, lifecycle | about, device, asleep, notes, work
         )

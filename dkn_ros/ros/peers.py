@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isinf
 from typing import Any
@@ -16,6 +16,7 @@ from dkn_ros.ros.assessment import Finding, Level
 from dkn_ros.ros.launch_description import INPUTS
 
 IMAGE, CAMERA_INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
+WANTED = {IMAGE: "raw image", CAMERA_INFO: "camera_info"}
 # What DDS orders from weak to strong (specification 1.4, table 2.2.3): an offer serves a request that is no stronger.
 STRENGTHS = {
     "reliability": ("best_effort", "reliable"),
@@ -84,15 +85,14 @@ class Topic:
     @property
     def rename(self) -> str:
         """How to give it another name."""
-        return f"set {self.renamed_by}" if self.renamed_by else remapping([self])
+        return f"set {self.renamed_by}" if self.renamed_by else remapping([self.given])
 
 
-def remapping(topics: Sequence[Topic]) -> str:
-    """How to give them other names, in words."""
-    names = " and ".join(topic.given for topic in topics)
-    arguments = [argument for topic in topics for argument, given in INPUTS.items() if given == topic.given]
+def remapping(names: Sequence[str]) -> str:
+    """How to give other names to topics that the node calls so, in words."""
+    arguments = [argument for name in names for argument, given in INPUTS.items() if given == name]
     hint = f" (launch argument{'s' if len(arguments) > 1 else ''} {' and '.join(arguments)})" if arguments else ""
-    return f"remap {names}{hint}"
+    return f"remap {' and '.join(names)}{hint}"
 
 
 def mismatches(offered: Qos, requested: Qos) -> list[tuple[str, str]]:
@@ -145,7 +145,8 @@ def input_faults(
     fitting = [p for p in publishers if p.kind == topic.kind]
     if publishers and not fitting:
         raw = TRANSPORT.sub("", topic.name)
-        remedy = f"{raw} ({described(images[raw])})" if raw != topic.name and raw in images else "the raw image"
+        known = raw != topic.name and raw in images
+        remedy = f"{raw} ({described(images[raw])})" if known else f"the {WANTED[topic.kind]}"
         wrong = f"publisher {publishers[0].node} sends {publishers[0].kind}, this node reads {topic.kind}"
         yield _fault(topic, "type", f"{wrong}; {topic.rename} to {remedy}")
     for p in fitting:
@@ -155,22 +156,23 @@ def input_faults(
             yield _fault(topic, f"QoS of {p.node}, {requested}", text)
 
 
-def absent(topics: Sequence[Topic], images: Mapping[str, Sequence[Endpoint]], early: bool) -> Iterator[Finding]:
+def absent(topics: Sequence[Topic], others: Mapping[str, Sequence[Endpoint]], early: bool) -> Iterator[Finding]:
     """What to do about topics that nobody publishes; in one line for all that no other topic may be meant by.
 
-    images: as for `input_faults`.  early: the camera's driver may just be starting, which is no fault yet.
+    others: topic -> publishers, of what others publish of the type.  early: the camera's driver may just be starting,
+    which is no fault yet.
     """
     alone = []
     for topic in topics:
-        similar = lookalikes(topic.name, (name for name in images if name != topic.name))
+        similar = lookalikes(topic.name, (name for name in others if name != topic.name))
         if similar:
-            meant = " or ".join(f"{name} ({described(images[name])})" for name in similar)
+            meant = " or ".join(f"{name} ({described(others[name])})" for name in similar)
             yield _fault(topic, "no publisher", f"no publisher; did you mean {meant}? then {topic.rename}")
         else:
             alone.append(topic)
     if alone:
         key = f"{' and '.join(topic.name for topic in alone)}: no publisher"
-        text = f"{key}{' yet' if early else ''}; start the camera's driver, or {remapping(alone)}"
+        text = f"{key}{' yet' if early else ''}; start the camera's driver, or {remapping([t.given for t in alone])}"
         yield Finding(Level.OK if early else Level.WARN, key, text, counted=False)
 
 
@@ -231,17 +233,19 @@ class Peers:
         self._seen: set[str] = set()
         self._clock, self._until = clock, clock() + GRACE_SECONDS
 
-    def look(self) -> View:
-        """The graph as it is now."""
+    def look(self, wanted: Collection[str] = ()) -> View:
+        """The graph as it is now.  wanted: inputs, as given, that are needed now though they are not always."""
         publishers = {t.name: self._publishers(t.name) for t in (*self._inputs, *self._outputs)}
         images: dict[str, list[Endpoint]] = {}
         if any(not any(p.kind == t.kind for p in publishers[t.name]) for t in self._inputs):
-            images = self._images()
+            images = self._others(IMAGE)
         faults: dict[bool, list[Finding]] = {True: [], False: []}
         missing = [t for t in self._inputs if t.needed and not publishers[t.name]]
         if not missing:
             self._until = 0.0  # the drivers were there: what is missing later has not just to start
         faults[True] += absent(missing, images, self._clock() < self._until)
+        lacking = [t for t in self._inputs if t.given in wanted and not publishers[t.name]]
+        faults[False] += absent(lacking, self._others(CAMERA_INFO) if lacking else {}, early=False)
         for t in self._inputs:
             faults[t.needed] += input_faults(t, publishers[t.name], images)
         for t in self._outputs:
@@ -253,10 +257,10 @@ class Peers:
             {t.name: described(publishers[t.name]) for t in self._inputs},
         )
 
-    def _images(self) -> dict[str, list[Endpoint]]:
-        """Topic -> publishers, of the images that others publish."""
-        names = [name for name, kinds in self._node.get_topic_names_and_types() if IMAGE in kinds]
-        found = {name: [p for p in self._publishers(name) if p.kind == IMAGE and p.node != self._own] for name in names}
+    def _others(self, kind: str) -> dict[str, list[Endpoint]]:
+        """Topic -> publishers, of what others publish of this type."""
+        names = [name for name, kinds in self._node.get_topic_names_and_types() if kind in kinds]
+        found = {name: [p for p in self._publishers(name) if p.kind == kind and p.node != self._own] for name in names}
         return {name: publishers for name, publishers in found.items() if publishers}
 
     def _publishers(self, topic: str) -> list[Endpoint]:

@@ -6,7 +6,7 @@ transform comes from parameters or from a function that asks TF.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dkn_ros.calibration import Calibration
@@ -14,6 +14,7 @@ from dkn_ros.config import BagConfig, NodeConfig
 from dkn_ros.geometry import Transform
 from dkn_ros.registration import Registration
 from dkn_ros.ros.messages import ImageError, frame_of, scaled_camera_info
+from dkn_ros.ros.peers import remapping
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CameraInfo
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from dkn_ros.ros.matchers import Pair
 
 
+CAMERAS = {"rgb": "colour", "depth": "depth"}
+"""Camera -> what a sentence calls it."""
+REMEDY = "turn on the driver's registration, or set registration to off"
 Lookup = Callable[[str, str], "Transform | str"]
 """Target and source frame -> the transform, or a clause that says why there is none."""
 
@@ -48,11 +52,18 @@ class Registering:
     mode: "auto" registers where both images or their camera_infos name frames and these differ; "on" always; "off"
     never.
     extrinsics: used in place of TF if given.  lookup: asks TF.  rectified: of none, rgb, depth or both, see
-    `calibration_of`.
+    `calibration_of`.  resolve: makes the names of topics those that are listened to; None: in a bag.
     """
 
-    def __init__(self, mode: str, extrinsics: Transform | None, lookup: Lookup, rectified: str = "none") -> None:
-        self._mode, self._extrinsics, self._lookup = mode, extrinsics, lookup
+    def __init__(
+        self,
+        mode: str,
+        extrinsics: Transform | None,
+        lookup: Lookup,
+        rectified: str = "none",
+        resolve: Callable[[str], str] | None = None,
+    ) -> None:
+        self._mode, self._extrinsics, self._lookup, self._resolve = mode, extrinsics, lookup, resolve
         self._rectified = {camera: rectified in (camera, "both") for camera in ("rgb", "depth")}
         self._made: tuple[tuple[Any, ...], Registration] | None = None
         self._transforms: dict[tuple[str, str], Transform] = {}
@@ -61,6 +72,8 @@ class Registering:
 
         For the diagnostics, which read it from another thread at any time: it is set once a frame, to what is true.
         """
+        self.lacking: Sequence[str] = ()
+        """Cameras without a camera_info, for lack of which the last depth was refused; set as `about` is."""
 
     def release(self) -> None:
         """Free what is kept for the next frame."""
@@ -89,10 +102,16 @@ class Registering:
         """
         rgb, other = infos.get("rgb"), infos.get("depth")
         frames = plain_frame(frame_of(pair.rgb.header, rgb)), plain_frame(frame_of(pair.depth.header, other))
-        if not self.wanted(*frames):
+        wanted = self.wanted(*frames)
+        # By what was read above: another thread may fill the mapping meanwhile.
+        lacking = [camera for camera, info in zip(CAMERAS, (rgb, other), strict=True) if info is None]
+        self.lacking = lacking if wanted else ()
+        if not wanted:
             self.about = ""
             return None
         try:
+            if rgb is None or other is None:
+                raise self._absence(frames)
             found = self._registration(depth_size, colour_size, frames, (rgb, other))
         except ImageError as error:
             self.about = str(error)
@@ -105,12 +124,9 @@ class Registering:
         depth_size: tuple[int, ...],
         colour_size: tuple[int, ...],
         frames: tuple[str, str],
-        infos: tuple[CameraInfo | None, CameraInfo | None],
+        infos: tuple[CameraInfo, CameraInfo],
     ) -> Registration:
         rgb, other = infos
-        if rgb is None or other is None:
-            missing = " and ".join(name for name, info in (("colour", rgb), ("depth", other)) if info is None)
-            raise self._refusal(frames, f"camera_info of {missing} has not come")
         transform = self._extrinsics or self._transform(*frames)
         numbers = transform.rotation.tobytes(), transform.translation.tobytes()
         key = (depth_size, colour_size, frames, numbers, *(_key(info) for info in (rgb, other)))
@@ -137,10 +153,20 @@ class Registering:
             raise self._refusal(frames, f"no transform between them: {found}")
         return self._transforms[frames]
 
+    def _absence(self, frames: tuple[str, str]) -> ImageError:
+        """Which camera_info has not come, from where, and how to take another one."""
+        why = f"camera_info of {' and '.join(CAMERAS[camera] for camera in self.lacking)} has not come"
+        if self._resolve is None:
+            flags = " and ".join({"rgb": "--camera-info", "depth": "--depth-info"}[camera] for camera in self.lacking)
+            return self._refusal(frames, why, f"name its topic with {flags}, or record with the driver's registration")
+        names = [info_topic(camera) for camera in self.lacking]
+        why += f" on {' and '.join(map(self._resolve, names))}"
+        return self._refusal(frames, why, f"{remapping(names)}, or turn on the driver's registration")
+
     @staticmethod
-    def _refusal(frames: tuple[str, str], why: str) -> ImageError:
-        about = f"colour is in frame {frames[0]!r}, depth in {frames[1]!r}, and it cannot be registered: {why}"
-        return ImageError("calibration", f"{about}; turn on the driver's registration, or set registration to off")
+    def _refusal(frames: tuple[str, str], why: str, remedy: str = REMEDY) -> ImageError:
+        about = f"colour is in frame {frames[0]!r}, depth in {frames[1]!r}, and it cannot be registered"
+        return ImageError("calibration", f"{about}: {why}; {remedy}")
 
 
 def _key(info: CameraInfo) -> tuple[Any, ...]:
@@ -150,15 +176,22 @@ def _key(info: CameraInfo) -> tuple[Any, ...]:
     return (info.width, info.height, tuple(info.k), tuple(info.d), tuple(info.p), info.distortion_model, *region)
 
 
+def info_topic(camera: str) -> str:
+    """The camera_info of "rgb" or "depth", as the node calls it."""
+    return f"in/{camera}/camera_info"
+
+
 def plain_frame(frame: str) -> str:
     """Old drivers write frames with a slash before them, which tf2 does not look for."""
     return frame.lstrip("/")
 
 
-def registering_of(config: NodeConfig | BagConfig, lookup: Lookup) -> Registering:
-    """As parameters say; lookup: knows the transforms.  Raises ValueError for extrinsics that are none."""
+def registering_of(
+    config: NodeConfig | BagConfig, lookup: Lookup, resolve: Callable[[str], str] | None = None
+) -> Registering:
+    """As parameters say; lookup, resolve: see `Registering`.  Raises ValueError for extrinsics that are none."""
     extrinsics = None if config.extrinsics == "tf" else Transform.parsed(config.extrinsics)
-    return Registering(config.registration, extrinsics, lookup, config.rectified)
+    return Registering(config.registration, extrinsics, lookup, config.rectified, resolve)
 
 
 def tf_lookup(node: Any) -> Lookup:
