@@ -139,6 +139,19 @@ def test_a_slop_that_one_lost_image_makes_dangerous_is_told() -> None:
     assert level(statistics, risky)[0] == Level.OK
 
 
+def test_a_camera_info_of_another_shape_is_told_while_images_come() -> None:
+    clock = Clock()
+    statistics = counting(clock)
+    run(statistics, clock, 90)
+    work = Work(misshapen="camera_info is of 640x480, the image 1280x720, of another shape; load another")
+    config = NodeConfig(idle_seconds=IDLE_SECONDS, camera_info_topic="depth/upsampled/camera_info")
+    (found,) = findings(statistics.snapshot(), INPUTS, config, work=work)
+    stretched = "until then depth/upsampled/camera_info is stretched to the image"
+    assert found == Finding(Level.WARN, "camera_info of another shape", f"{work.misshapen}; {stretched}", counted=False)
+    clock.now += IDLE_SECONDS + 0.1
+    assert findings(statistics.snapshot(), INPUTS, config, work=work) == []
+
+
 def test_a_rate_of_nothing_is_below_every_limit() -> None:
     """Pairs come, but nothing goes out."""
     clock = Clock()

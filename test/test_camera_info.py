@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dkn_ros.calibration import Calibration
-from dkn_ros.ros.messages import scaled_camera_info
+from dkn_ros.ros.messages import ImageError, scaled_camera_info
 from dkn_ros.ros.registering import calibration_of
 
 WIDTH, HEIGHT = 752, 480  # the camera of REP 104
@@ -62,8 +62,9 @@ def test_points_are_seen_where_they_were(model: str, use: str, ratio: tuple[floa
     d = DISTORTIONS[model]
     sensor = Calibration(WIDTH, HEIGHT, K, tuple(d), model).project(points)
     size = resized(use, ratio)
-    image = calibration_of(camera_info(use, model, d), *size)
-    assert (image.width, image.height) == size
+    info = scaled_camera_info(camera_info(use, model, d), *size)
+    assert (info.width, info.height) == size
+    image = Calibration(*size, tuple(info.k), tuple(info.d), info.distortion_model)
     np.testing.assert_allclose(image.project(points), in_the_image(sensor, use, size), atol=1e-9)
 
 
@@ -83,7 +84,42 @@ def test_rectified_points_and_their_baseline(use: str, ratio: tuple[float, float
     assert not any((scaled.roi.width, scaled.roi.x_offset, scaled.roi.do_rectify, scaled.binning_x, scaled.binning_y))
 
 
-@pytest.mark.parametrize("ratio", ((1, 1), (2, 2), (0.5, 0.5), (1.5, 0.75)), ids=str)
+@pytest.mark.parametrize("ratio", (1, 2, 0.5, 1.25, 0.07))
+@pytest.mark.parametrize("use", USES)
+def test_an_image_of_the_same_shape_has_a_calibration(use: str, ratio: float) -> None:
+    """Cut, binned and resized, to whole pixels."""
+    size = resized(use, (ratio, ratio))
+    camera, scaled = calibration_of(camera_info(use), *size), scaled_camera_info(camera_info(use), *size)
+    assert (camera.width, camera.height, camera.k) == (*size, tuple(scaled.k))
+
+
+@pytest.mark.parametrize(
+    ("use", "size", "sent"),
+    [
+        ("cropped mode", (1280, 720), "640x480"),
+        ("cropped mode", (640, 400), "640x480"),
+        ("cropped mode", (1280, 1024), "640x480"),
+        ("cropped mode", (480, 640), "640x480"),
+        ("binned cropped mode", (640, 360), "320x240"),
+        ("region", (640, 480), "200x300"),
+        ("full", (640, 480), "752x480"),
+    ],
+)
+def test_an_image_of_another_shape_has_none(use: str, size: tuple[int, int], sent: str) -> None:
+    """Another mode of the camera, which sees another part of the scene."""
+    image = f"{size[0]}x{size[1]}"
+    with pytest.raises(ImageError) as raised:
+        calibration_of(camera_info(use), *size)
+    told = f"camera_info is of {sent}, the image {image}, of another shape; load the calibration of this mode"
+    assert (raised.value.reason, str(raised.value)) == ("calibration", told)
+
+
+@pytest.mark.parametrize("size", [(640, 488), (636, 480), (284, 213)])
+def test_some_rows_more_are_the_same_shape(size: tuple[int, int]) -> None:
+    assert calibration_of(camera_info("cropped mode"), *size).width == size[0]
+
+
+@pytest.mark.parametrize("ratio", ((1, 1), (2, 2), (0.5, 0.5), (1.5, 1.5)), ids=str)
 @pytest.mark.parametrize("use", ["full", "cropped mode", "binned cropped mode", "partial bins"])
 def test_a_spot_of_light_is_where_the_camera_info_says(use: str, ratio: tuple[float, float]) -> None:
     """The pixels themselves: a spot on the sensor, cut out, averaged in bins and resized by OpenCV."""

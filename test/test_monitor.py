@@ -278,6 +278,25 @@ def test_colour_beside_its_depth_is_told_and_its_end(bench: Bench) -> None:
     bench.process.wait_for_log("over: colour and depth not registered")
 
 
+def test_a_camera_info_of_another_shape_is_told_and_published_all_the_same(bench: Bench) -> None:
+    from sensor_msgs.msg import CameraInfo
+
+    heard = bench.peer.listen(CameraInfo, "/depth/upsampled/camera_info")
+
+    def sent(width: int, height: int, level: Level) -> Status | None:
+        bench.answer(*pair(64, 48), info=camera_info(width, height, 100.0, "camera"))
+        status = Status(bench.diagnostics[-1])
+        return status if status.level == level else None
+
+    status = bench.repeat(lambda: sent(128, 72, Level.WARN), "a warning")
+    text = "camera_info is of 128x72, the image 64x48, of another shape; load the calibration of this mode; until then "
+    assert status.message == f"{text}depth/upsampled/camera_info is stretched to the image"
+    assert (heard[-1].width, heard[-1].height) == (64, 48)
+    bench.repeat(lambda: sent(128, 96, Level.OK), "OK from the node with a camera_info that fits")
+    bench.process.wait_for_log("over: camera_info of another shape")
+    assert bench.process.log.count(text) == 1
+
+
 def test_depth_without_anything_valid_is_told_and_its_end(bench: Bench) -> None:
     rgb, depth = pair(64, 48)
     covered = image("16UC1", np.zeros((12, 16), np.uint16))

@@ -169,6 +169,7 @@ def test_the_same_calibration_is_prepared_once() -> None:
         (infos(distortion_model="odd"), "distortion model is 'odd'"),
         (infos(d=[1.0, 2.0]), "distortion D of plumb_bob is 1 2"),
         (infos(width=0), "camera info of 0x120"),
+        (infos(height=90), "camera_info is of 160x90, the image 160x120, of another shape; load the calibration of"),
     ],
 )
 def test_without_a_calibration_it_says_what_is_missing(given: dict[str, Any], message: str) -> None:

@@ -53,12 +53,14 @@ class Work:
 
     at_once: how many of them.  faster: settings that would make it faster and are not set yet, see `monitor.faster`.
     misregistered: see `Pipeline.misregistered`.  lacking: see `Registering.lacking`.
+    misshapen: see `Outputs.misshapen`.
     """
 
     at_once: int = 1
     faster: Sequence[str] = ()
     misregistered: str = ""
     lacking: Sequence[str] = ()
+    misshapen: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def findings(
         *beside,
         *(() if idle else _blind(now)),
         *(() if idle else _misregistered(work)),
+        *(() if idle else _misshapen(work, config)),
         *(() if idle else _overload(now, work)),
         *(() if idle else _slop(inputs)),
         *(() if idle else _limits(now, config)),
@@ -177,6 +180,12 @@ def _misregistered(work: Work) -> Iterator[Finding]:
         remedy = "register it: by the driver, or by camera_info that is right and the parameter registration"
         text = f"by their edges colour and depth lie {work.misregistered}; {done}; {remedy}"
         yield Finding(Level.WARN, "colour and depth not registered", text)
+
+
+def _misshapen(work: Work, config: NodeConfig) -> Iterator[Finding]:
+    if work.misshapen:
+        text = f"{work.misshapen}; until then {config.camera_info_topic} is stretched to the image"
+        yield Finding(Level.WARN, "camera_info of another shape", text, counted=False)
 
 
 def _overload(now: Snapshot, work: Work) -> Iterator[Finding]:

@@ -169,6 +169,13 @@ def fill(msg: Any, parts: Iterable[NDArray[np.uint8]]) -> None:
         first += part.size
 
 
+def sent_size(info: CameraInfo) -> tuple[int, int]:
+    """Width and height of the image that `info` describes as the driver sends it: its region of interest, binned."""
+    # 0 and 1 both mean no binning; a partial bin at the right or lower border is not part of the image.
+    bin_x, bin_y = max(info.binning_x, 1), max(info.binning_y, 1)
+    return (info.roi.width or info.width) // bin_x, (info.roi.height or info.height) // bin_y
+
+
 def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:
     """The CameraInfo of the image that `info` describes, resized to width x height.
 
@@ -179,14 +186,11 @@ def scaled_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:
     D, R and the distortion model do not depend on the resolution and are kept, as is the header.
     Raises ImageError("size") where `info` has no size.
     """
-    region_width, region_height = info.roi.width or info.width, info.roi.height or info.height
-    # 0 and 1 both mean no binning; a partial bin at the right or lower border is not part of the image.
-    bin_x, bin_y = max(info.binning_x, 1), max(info.binning_y, 1)
-    sent_width, sent_height = region_width // bin_x, region_height // bin_y
+    sent_width, sent_height = sent_size(info)
     if min(sent_width, sent_height, width, height) <= 0:
         sizes = f"camera info of {sent_width}x{sent_height} for an image of {width}x{height}"
         raise ImageError("size", f"{sizes}; wanted: sizes above 0")
-    scale_x, scale_y = width / sent_width / bin_x, height / sent_height / bin_y
+    scale_x, scale_y = width / sent_width / max(info.binning_x, 1), height / sent_height / max(info.binning_y, 1)
 
     scaled = copy.copy(info)
     scaled.width, scaled.height = width, height

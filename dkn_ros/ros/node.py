@@ -269,7 +269,7 @@ class DknNode(ManagedNode):
         asleep = "" if self.inputs else self._asleep()
         device, notes = str(pipeline.device), pipeline.notes
         at_once, lacking = len(e.pipelines), e.registering.lacking
-        work = Work(at_once, faster(pipeline, at_once), pipeline.misregistered, lacking)
+        work = Work(at_once, faster(pipeline, at_once), pipeline.misregistered, lacking, e.outputs.misshapen)
         self.monitor.report(
             self.config, self.statistics, e.synchroniser, lifecycle | about, device, asleep, notes, work
         )

@@ -16,6 +16,7 @@ from dkn_ros.depth import to_millimetres
 from dkn_ros.ros.distro import Matching
 from dkn_ros.ros.messages import ImageError, pixels_of, scaled_camera_info
 from dkn_ros.ros.qos import qos
+from dkn_ros.ros.registering import misshapen
 from dkn_ros.ros.views import Compressed, Confidence, Picture, Points, Result, Validity, View
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Outputs:
 
     def __init__(self, node: Any, config: NodeConfig, changed: Callable[[], None]) -> None:
         self.config = config
+        self.misshapen = ""
+        """Of the camera_info of the last frame, see `registering.misshapen`."""
         self._node = node
         self._logger = node.get_logger()
         self._matching = Matching(node, changed)
@@ -148,11 +151,17 @@ class Outputs:
         return view.topic.replace("depth/upsampled", self._depth.topic_name, 1)
 
     def _camera_info(self, result: Result) -> CameraInfo | None:
-        """What describes the depth; None without a camera_info that is of use: depth is published all the same."""
+        """What describes the depth; None without a camera_info that is of use: depth is published all the same.
+
+        One of another shape is stretched, and the diagnostics say so: some readers only want the sizes to fit.
+        """
         if result.rgb_info is None:
+            self.misshapen = ""
             return None
+        height, width = result.depth.shape
+        self.misshapen = misshapen(result.rgb_info, width, height)
         try:
-            info = scaled_camera_info(result.rgb_info, result.depth.shape[1], result.depth.shape[0])
+            info = scaled_camera_info(result.rgb_info, width, height)
         except ImageError as error:
             self._logger.warning(f"no {self._info.topic_name}: {error}", throttle_duration_sec=QUIET_SECONDS)
             return None

@@ -13,7 +13,7 @@ from dkn_ros.calibration import Calibration
 from dkn_ros.config import BagConfig, NodeConfig
 from dkn_ros.geometry import Transform
 from dkn_ros.registration import Registration
-from dkn_ros.ros.messages import ImageError, frame_of, scaled_camera_info
+from dkn_ros.ros.messages import ImageError, frame_of, scaled_camera_info, sent_size
 from dkn_ros.ros.peers import remapping
 
 if TYPE_CHECKING:
@@ -25,8 +25,26 @@ if TYPE_CHECKING:
 CAMERAS = {"rgb": "colour", "depth": "depth"}
 """Camera -> what a sentence calls it."""
 REMEDY = "turn on the driver's registration, or set registration to off"
+SAME_SHAPE = 0.02
+"""Images whose ratios of width to height differ by no more have one shape: drivers cut off or add a few rows."""
 Lookup = Callable[[str, str], "Transform | str"]
 """Target and source frame -> the transform, or a clause that says why there is none."""
+
+
+def misshapen(info: CameraInfo, width: int, height: int) -> str:
+    """What is wrong with a camera_info that is of an image of another shape than this one; empty if nothing is.
+
+    One of another size describes an image that was resized since.  One of another shape is that of another mode of the
+    camera, which sees another part of the scene, and no scaling makes it right.  Either may be rounded to a pixel.
+    """
+    sent_width, sent_height = sent_size(info)
+    if min(sent_width, sent_height, width, height) <= 0:
+        return ""  # which is another fault, see `scaled_camera_info`
+    room = 1 + SAME_SHAPE + 1 / min(sent_width, sent_height, width, height)
+    if 1 / room <= width * sent_height / (height * sent_width) <= room:
+        return ""
+    sizes = f"camera_info is of {sent_width}x{sent_height}, the image {width}x{height}, of another shape"
+    return f"{sizes}; load the calibration of this mode"
 
 
 def calibration_of(info: CameraInfo, width: int, height: int, rectified: bool = False) -> Calibration:
@@ -34,9 +52,12 @@ def calibration_of(info: CameraInfo, width: int, height: int, rectified: bool = 
 
     A driver that sends rectified images with D of zeros and K = P needs no `rectified`.  R is not looked at: of one
     camera it is the identity; of a stereo camera the image's frame is that of the rectified one.
-    Raises ValueError where `info` is not calibrated, and ImageError where it has no size.
+    Raises ValueError where `info` is not calibrated, and ImageError where it has no size or that of another shape.
     """
     scaled = scaled_camera_info(info, width, height)
+    wrong = misshapen(info, width, height)
+    if wrong:
+        raise ImageError("calibration", wrong)
     if rectified:
         p = scaled.p
         if not any(p):
