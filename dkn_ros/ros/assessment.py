@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 from dkn_ros.config import NodeConfig
 from dkn_ros.ros.counts import BUSY, Snapshot
+from dkn_ros.settings import settings_of
 
 ENOUGH_UNPAIRED = 5
 """So many images of a topic without a pair are no accident of the start."""
 ENOUGH_BLIND = 10
 """So many images in a row without any valid depth are no hand before the camera."""
+UNCONFIGURED = "at start, or after cleanup"
+"""When settings that are not live may be set."""
 BY_ARRIVAL = "paired by arrival, stamps are zero"
 """What is said while a driver leaves its stamps empty."""
 
@@ -34,6 +37,7 @@ class Inputs:
     newest: stamps of both topics, or arrivals where these count, nanoseconds; None: not known.
     by_arrival: whether images are paired by their arrival because stamps are zero.
     asleep: why the node does not listen to them at the moment; empty if it does.
+    periods: of both topics, nanoseconds; None: not known.  slop_rules: see `Matcher.slop_rules`.
     """
 
     rgb_topic: str
@@ -45,6 +49,8 @@ class Inputs:
     newest: tuple[int | None, ...] = (None, None)
     by_arrival: bool = False
     asleep: str = ""
+    periods: tuple[int | None, ...] = (None, None)
+    slop_rules: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,13 +154,54 @@ def _unpaired(now: Snapshot, inputs: Inputs, config: NodeConfig) -> Iterator[Fin
     rgb_comes = now.since_rgb <= config.idle_seconds and now.unpaired_rgb >= ENOUGH_UNPAIRED
     depth_comes = now.since_depth <= config.idle_seconds and now.unpaired_depth >= ENOUGH_UNPAIRED
     if rgb_comes and depth_comes:
-        what = "arrivals" if inputs.by_arrival else "stamps"
-        topics = f"no {what} of {_rgb(inputs)} and {_depth(inputs)} are within {inputs.slop * 1e3:.1f} ms"
-        yield Finding(Level.WARN, "no pairs", f"{topics}{_newest(inputs)}; set the parameter slop")
+        yield Finding(Level.WARN, "no pairs", _late(inputs, config) or _apart(inputs, config))
     elif rgb_comes or depth_comes:
         sending, silent = (_rgb(inputs), _depth(inputs)) if rgb_comes else (_depth(inputs), _rgb(inputs))
         text = f"images come on {sending} but not on {silent}{_newest(inputs)}; check that driver"
         yield Finding(Level.WARN, "images on one topic only", text)
+
+
+def _apart(inputs: Inputs, config: NodeConfig) -> str:
+    """What to do where images wait for each other, but no stamps are near enough."""
+    if inputs.slop_rules:
+        remedy = "set the parameter slop"
+    elif config.slop:
+        remedy = "set slop to 0, and the offset between both is taken out"
+    else:
+        remedy = f"set queue_size above {config.queue_size} ({UNCONFIGURED})"
+    what = "arrivals" if inputs.by_arrival else "stamps"
+    topics = f"no {what} of {_rgb(inputs)} and {_depth(inputs)} are within {inputs.slop * 1e3:.1f} ms"
+    return f"{topics}{_newest(inputs)}; {remedy}"
+
+
+def _late(inputs: Inputs, config: NodeConfig) -> str:
+    """What to do where an image has left its queue before its partner comes; empty if that is not why nothing pairs.
+
+    Of stamps that are so far apart nobody can tell if the clocks differ or one of the topics comes late.
+    """
+    rgb, depth = inputs.newest
+    if inputs.by_arrival or rgb is None or depth is None:
+        return ""
+    apart, period = abs(rgb - depth), inputs.periods[0 if rgb > depth else 1]
+    # The newest stamps of one rhythm are whole periods apart, of which the queue bridges one less than its size.
+    if not period or apart < (config.queue_size - 0.5) * period:
+        return ""
+    remedies = []
+    needed, slop = math.ceil(apart / period) + 2, math.ceil((apart + period) / 1e8) / 10  # a tenth of a second
+    if needed <= _largest("queue_size"):
+        late = f"if {'depth' if rgb > depth else 'colour'} comes so late"
+        remedies.append(f"{late}, set queue_size to at least {needed} (now {config.queue_size}; {UNCONFIGURED})")
+    remedies.append("if the clocks differ, synchronise them")
+    if inputs.slop_rules and config.slop < slop <= _largest("slop"):
+        remedies[-1] += f", or set slop to at least {slop:g}"
+    topics = f"stamps of {_rgb(inputs)} and {_depth(inputs)} are further apart than queue_size lets images wait"
+    return f"{topics}{_newest(inputs)}; {'; '.join(remedies)}"
+
+
+def _largest(name: str) -> float:
+    """That a setting of the node may be."""
+    maximum = settings_of(NodeConfig)[name][2].maximum
+    return math.inf if maximum is None else maximum
 
 
 def _newest(inputs: Inputs) -> str:

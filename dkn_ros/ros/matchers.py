@@ -56,6 +56,8 @@ class Matcher(ABC):
     name: str
     slop_ns = 0
     """Only stamps that differ by less (from the offset, where that is taken out) are paired."""
+    slop_rules = True
+    """Whether a larger slop pairs stamps that are further apart, however far."""
 
     def __init__(self, queues: Sequence[dict[int, Any]]) -> None:
         self._queues = queues
@@ -86,7 +88,9 @@ class NearestMatcher(Matcher):
     """The nearest stamps, the offset between the streams taken out, never a frame off.
 
     A slop that the user has set limits the difference of the stamps themselves besides.  Where the streams have no
-    constant offset (frames on demand, arrival times of a busy network), a slop that is set is the only limit.
+    constant offset (frames on demand, arrival times of a busy network), a slop that is set is the only limit.  Where
+    the offset is known, a slop does not reach beyond half a period from it, even if nothing pairs: stamps do not tell
+    clocks that differ from an image that comes late, whose partner is gone, and with what is left it would be off.
     """
 
     name = "nearest"
@@ -101,7 +105,8 @@ class NearestMatcher(Matcher):
         """Go by the offset and the period of `rhythm`.  slop_ns: as the user set it; 0: just below half the period."""
         half = int(REACH * rhythm.period)
         self._offset_ns = rhythm.offset or 0
-        self._reach_ns = half if slop_ns == 0 or rhythm.offset is not None else slop_ns
+        self.slop_rules = rhythm.offset is None
+        self._reach_ns = slop_ns if slop_ns and self.slop_rules else half
         self.slop_ns = slop_ns or half + abs(self._offset_ns)
 
     def largest_slop_ns(self, rhythm: Rhythm) -> int | None:

@@ -92,6 +92,8 @@ class Monitor:
             sync.newest_ns,
             sync.by_arrival,
             asleep,
+            sync.periods_ns,
+            sync.slop_rules,
         )
         devices = [Finding(Level.WARN, f"device: {note}", note, counted=False) for note in notes]
         found = findings(now, inputs, config, view.unheard, [*devices, *view.beside], work)

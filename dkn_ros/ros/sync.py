@@ -33,6 +33,7 @@ class SyncState:
     newest_ns: stamps, or arrivals where these count.  periods_ns, offset_ns: measured; the offset is depth stamp less
     colour stamp.  difference_ns: the same of the latest pair.  None: not known, or no constant one.
     largest_slop_ns: above it a lost message can put every later pair a frame off.  None: above none, or not known.
+    slop_rules: see `Matcher.slop_rules`.
     """
 
     received: tuple[int, ...] = (0, 0)
@@ -46,6 +47,7 @@ class SyncState:
     offset_ns: int | None = None
     difference_ns: int | None = None
     largest_slop_ns: int | None = None
+    slop_rules: bool = True
 
     @property
     def unmatched(self) -> tuple[int, ...]:
@@ -161,6 +163,7 @@ class PairSynchroniser:
                 offset_ns=self._rhythm.offset,
                 difference_ns=self._difference_ns,
                 largest_slop_ns=self._matcher.largest_slop_ns(self._rhythm),
+                slop_rules=self._matcher.slop_rules,
             )
 
     def rest(self) -> None:
