@@ -3,7 +3,8 @@
 LLVM makes of 16 numbers what the processor has for them: one register of AVX-512, two of AVX2, four of NEON.  In
 compiled code vectors are added, subtracted, multiplied and divided with `+ - * /`, also with a float32.
 
-numba knows no such type; it is told here, by what its documentation calls the low-level extension API.
+numba knows no such type; it is told here, by what its documentation calls the low-level extension API.  The compiled
+code that it keeps is that of the file a loop stands in: after a change here, touch those who use it.
 """
 
 from __future__ import annotations
