@@ -131,6 +131,8 @@ def bag(given: argparse.Namespace) -> int:
         print(f"dkn bag: {loss}", file=sys.stderr)
     if report.misregistered:
         print(f"dkn bag: {MISREGISTERED.format(report.misregistered)}", file=sys.stderr)
+    if report.misshapen:
+        print(f"dkn bag: {report.misshapen}; in the new bag it is stretched to the image", file=sys.stderr)
     if report.first_refusal:
         print(f"dkn bag: not upsampled: {report.first_refusal}", file=sys.stderr)
     return 0 if report.complete else 1

@@ -294,6 +294,17 @@ def test_camera_info_describes_the_output(run: Run, tmp_path: Path, recording: R
     assert (roi.x_offset, roi.y_offset, roi.width, roi.height, roi.do_rectify) == (0, 0, 0, 0, False)
 
 
+def test_a_camera_info_of_another_shape_is_told(run: Run, tmp_path: Path, recording: Recording) -> None:
+    for topic, _, _, message in recording.items:
+        if topic == INFO:
+            message.height = message.roi.height = message.width
+    done = run(recording.write(tmp_path / "in"), tmp_path / "out")
+    assert done.status == 0
+    said = f"camera_info is of {2 * WIDTH}x{2 * WIDTH}, the image {WIDTH}x{HEIGHT}, of another shape"
+    (line,) = [line for line in done.lines if "of another shape" in line]
+    assert line.startswith(f"dkn bag: {said}") and line.endswith("in the new bag it is stretched to the image")
+
+
 def test_without_camera_info_depth_is_written_all_the_same(run: Run, tmp_path: Path, recording: Recording) -> None:
     target = tmp_path / "out"
     done = run(recording.without(INFO).write(tmp_path / "in"), target)
@@ -482,6 +493,7 @@ UNFIT = {
     "no images": ([RGB, DEPTH], [], "no topic of the bag can be the colour image; name it with --rgb; the bag has no"),
     "unknown colour": ([], ["--rgb", "/x"], "no images on /x in the bag; it has /cam/depth/image_raw (16UC1)"),
     "colour of another type": ([], ["--rgb", OTHER], "no images on /chatter in the bag; it has /cam/depth/image_raw"),
+    "one topic for both": ([], ["--rgb", DEPTH, "--depth", DEPTH], f"{DEPTH} is to be both colour and depth; wanted:"),
     "unknown info": ([], ["--camera-info", "/x"], "--camera-info is /x; the bag has camera_info on /cam/"),
     "unknown depth info": ([], ["--depth-info", "/x"], "--depth-info is /x; the bag has camera_info on /cam/"),
     "unknown preset": ([], ["--preset", "kinetc"], "preset is 'kinetc'; wanted: one of kinect"),
@@ -767,7 +779,11 @@ def test_parts_are_read_one_after_the_other(run: Run, tmp_path: Path, recording:
 # The process.
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["INT", "TERM", "HUP"],
+)
 def test_interrupted_it_leaves_nothing(
     tmp_path: Path, scenes: list[Shot], flags: list[str], number: signal.Signals, status: int
 ) -> None:

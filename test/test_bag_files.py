@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +46,7 @@ from test_bag import (
     recorded,
 )
 
+from dkn_ros.ros import bag, bag_compression
 from dkn_ros.synthetic.source import Shot
 
 # Its fixtures.
@@ -287,6 +291,84 @@ def test_a_compressed_message_that_is_damaged_costs_only_itself(
     assert done.lines[1:] == ["dkn bag: 1 of 60 messages are lost"]
     begin = whole[0][2] + (1_000_000 if window else 0)
     assert originals(target) == [m for m in whole if m[2] >= begin and not m[3].endswith(b"no more")]
+
+
+def without_chunks(file: Path) -> None:
+    """Make an .mcap one whose messages lie in it as they came, as recorders that shun work write it.
+
+    By the format's specification: 1 is the header, 6 a chunk, and 15, 3, 4, 11 and 2 make the summary.
+    """
+    data, body, summary, ended = file.read_bytes(), b"", b"", False
+    position = 8
+    while position < len(data) - 8:
+        kind, length = data[position], int.from_bytes(data[position + 1 : position + 9], "little")
+        record = data[position : position + 9 + length]
+        content = record[9:]
+        position += len(record)
+        if kind in (1, 15):
+            body, ended = body + record, kind == 15
+        elif kind == 6:
+            assert content[28:32] == bytes(4), "compressed"
+            body += content[40:]
+        elif ended and kind in (3, 4, 11):
+            summary += record
+    footer = bytes([2]) + (20).to_bytes(8, "little") + (8 + len(body)).to_bytes(8, "little") + bytes(12)
+    file.write_bytes(data[:8] + body + summary + footer + data[:8])
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["folder", "file"])
+def test_a_file_without_chunks_is_read_by_several_at_once(
+    run: Run, tmp_path: Path, recording: Recording, alone: bool
+) -> None:
+    """Of the transforms too, which are asked for while the images are read."""
+    source = of_two_cameras(recording, moved(T0, DEPTH_OPTICAL, "cam_optical", -0.03)).write(tmp_path / "in")
+    whole = messages(source)
+    without_chunks(source / "in.mcap")
+    done = run(source / "in.mcap" if alone else source, tmp_path / "out")
+    assert (done.status, done.lines) == (0, [])
+    assert originals(tmp_path / "out") == whole
+    assert len(decoded(tmp_path / "out", OUTPUT)) == FRAMES
+
+
+def test_a_file_that_the_metadata_does_not_list_is_named(run: Run, tmp_path: Path, recording: Recording) -> None:
+    source = recording.write(tmp_path / "in")
+    shutil.copy(source / "in.mcap", source / "in_1.mcap")
+    done = run(source, tmp_path / "out")
+    assert done.status == 1
+    assert done.lines == ["dkn bag: in_1.mcap is not read: metadata.yaml does not list it"]
+
+
+def test_what_is_packed_very_small_is_decompressed_piece_by_piece(tmp_path: Path) -> None:
+    zstd = importlib.import_module(bag_compression.LIBRARIES["zstd"])
+    content = bytes(40 << 20) + b"end"
+    source = tmp_path / "black.mcap.zstd"
+    source.write_bytes(zstd.compress(content) + zstd.compress(b"another frame"))
+    assert source.stat().st_size < len(content) // 1000
+    notes: list[str] = []
+    (tmp_path / "to").mkdir()
+    tracemalloc.start()
+    made = bag_compression.unpack_file(source, tmp_path / "to", notes.append)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert made.read_bytes() == content + b"another frame" and notes == []
+    assert peak < 8 << 20
+
+
+@both_storages
+def test_a_full_disk_is_one_line(
+    fail: Callable[..., str], tmp_path: Path, recording: Recording, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = {"mcap": OSError(28, "No space left on device"), "sqlite3": sqlite3.OperationalError("disk is full")}[
+        storage
+    ]
+
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    source = recording.write(tmp_path / "in", storage)
+    monkeypatch.setattr(bag.Writer, "write", full)
+    line = fail(source, tmp_path / "out")
+    assert ("No space left on device" if storage == "mcap" else "out cannot be written: disk is full") in line
 
 
 def test_interrupted_while_it_decompresses_it_leaves_nothing(temporary: Path, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ pytest.importorskip("rosbags", reason="rosbags is not installed: pip install ros
 import test_bag
 from test_bag import DEPTH, OUTPUT, RGB, T0, Recording, Run, decoded, header, image, messages, millimetres, pixels
 
+from dkn_ros.ros.matchers import Pair
 from dkn_ros.ros.messages import stamp_ns
+from dkn_ros.ros.sync import PairSynchroniser
 from dkn_ros.synthetic.source import Shot
 
 # Its fixtures.
@@ -44,6 +46,25 @@ def recorded(scenes: list[Shot], period: int, offset: int, frames: int = 12) -> 
 def paired(target: Path) -> list[int]:
     """The milliseconds from the start of the colour images that were paired."""
     return [(stamp_ns(message.header.stamp) - T0) // MS for _, message in decoded(target, OUTPUT)]
+
+
+def test_an_offset_of_nearly_half_a_period_is_that_of_all_first_stamps_not_of_the_very_first() -> None:
+    """Of a few stamps jitter can choose the side, and the offset is followed from there on."""
+    wrong = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        pairs: list[Pair] = []
+        synchroniser = PairSynchroniser(pairs.append, queue_size=10)
+        stamps = [
+            sorted((int(1e9 + 33e6 * i + shift + rng.normal(0, 1e6)), topic, i) for i in range(32))
+            for topic, shift in ((0, 0.0), (1, 15e6))
+        ]
+        for stamp, topic, number in sorted(stamps[0] + stamps[1]):
+            synchroniser.add(topic, stamp, number, stamp)
+        synchroniser.settle()
+        offset = synchroniser.state().offset_ns
+        wrong += offset is None or abs(offset - 15e6) > 5e6
+    assert wrong == 0
 
 
 @pytest.mark.parametrize(("period", "offset"), RHYTHMS)

@@ -9,15 +9,17 @@ no ROS.
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from rosbags.interfaces import Connection, MessageDefinitionFormat
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from tqdm import tqdm
 
@@ -25,11 +27,11 @@ from dkn_ros.config import BagConfig, PipelineConfig
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.ros.bag_input import BagError, BagInput, DamagedError
 from dkn_ros.ros.bag_pairing import synchroniser_of
-from dkn_ros.ros.bag_target import check_target, ended_by_sigterm, finished_or_nothing
+from dkn_ros.ros.bag_target import check_target, ended_in_order, finished_or_nothing
 from dkn_ros.ros.bag_topics import CAMERA_INFO, IMAGE, Topics, as_preset, choose, outputs
 from dkn_ros.ros.bag_transforms import lookup_in
 from dkn_ros.ros.messages import ImageError, frame_of, read_depth, read_rgb, scaled_camera_info, stamp_ns, write_depth
-from dkn_ros.ros.registering import registering_of
+from dkn_ros.ros.registering import misshapen, registering_of
 from dkn_ros.ros.sync import DEPTH, NS_PER_SECOND, RGB, Pair
 
 METADATA_VERSION: Final = 8
@@ -61,6 +63,8 @@ class BagReport:
     """Sentences about what of the bag could not be read."""
     misregistered: str = ""
     """See `Pipeline.misregistered`, in the last frame."""
+    misshapen: str = ""
+    """Of the last camera_info that was stretched to its image, see `registering.misshapen`."""
 
     @property
     def complete(self) -> bool:
@@ -95,7 +99,7 @@ def convert(
     """
     check_target(source, target, overwrite)
     config = as_preset(config)
-    with ended_by_sigterm():
+    with ended_in_order():
         try:
             return _convert(source, target, config, pipeline_config, salvage=False)
         except DamagedError:
@@ -112,7 +116,7 @@ def _convert(
         plugin = StoragePlugin[(bag.storage if config.storage == "same" else config.storage).upper()]
         pipeline = Pipeline(pipeline_config)
         with finished_or_nothing(target) as folder:
-            with Writer(folder, version=METADATA_VERSION, storage_plugin=plugin) as writer:
+            with _written(target), Writer(folder, version=METADATA_VERSION, storage_plugin=plugin) as writer:
                 work = _Conversion(bag, store, topics, config, pipeline, writer, written)
                 for key, value in bag.custom_data.items():
                     writer.set_custom_data(key, value)
@@ -120,6 +124,15 @@ def _convert(
             if not work.report.written:
                 raise BagError(_nothing(work.report))
     return work.report
+
+
+@contextmanager
+def _written(target: Path) -> Iterator[None]:
+    """Make an OSError of what a writer raises, as where the disk is full."""
+    try:
+        yield
+    except (sqlite3.Error, WriterError) as error:
+        raise OSError(f"{target} cannot be written: {error}") from error
 
 
 class _Conversion:
@@ -170,9 +183,10 @@ class _Conversion:
                     self._upsample(self._pairs.pop(0))
                 bar.update(connection.topic == self._topics.rgb)
         # Of a part of the bag nothing tells how many messages it should hold, but the files tell how many they hold.
-        found = report.messages if start is stop is None else sum(c.msgcount for c in self._bag.connections)
-        expected = self._bag.expected
-        if expected is not None and found < expected:
+        counted = sum(c.msgcount for c in self._bag.connections)
+        expected = max(self._bag.expected or 0, counted)
+        found = report.messages if start is stop is None else counted
+        if found < expected:
             report.losses.append(f"{expected - found} of {expected} messages are lost")
 
     def _window(self) -> tuple[int | None, int | None]:
@@ -222,6 +236,7 @@ class _Conversion:
         try:
             if "rgb" in self._infos:
                 info = scaled_camera_info(self._infos["rgb"], image.width, image.height)
+                self.report.misshapen = misshapen(self._infos["rgb"], image.width, image.height)
                 info.header = header
                 self._write(self._info_topic, CAMERA_INFO, timestamp, info)
                 self.report.described += 1
@@ -292,4 +307,5 @@ def _nothing(report: BagReport) -> str:
         return f"nothing could be upsampled: {report.first_refusal}"
     rgb, depth = report.frames
     about = f"{rgb} images on {report.topics.rgb} and {depth} on {report.topics.depth}"
-    return f"no pair among {about}; wanted: stamps that are closer than the slop, see --slop"
+    wanted = "stamps that are closer than the slop (--slop), of images that wait long enough (--queue-size)"
+    return f"no pair among {about}; wanted: {wanted}"

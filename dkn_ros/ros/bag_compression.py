@@ -20,6 +20,8 @@ LIBRARIES = {"lz4": "lz4.frame", "zstd": "compression.zstd" if sys.version_info 
 """rosbags brings both."""
 PIECE = 1 << 16
 """Bytes that are decompressed at once; where they are damaged, so much is lost before the damage."""
+MOST = 1 << 20
+"""Bytes that come out at once: black images are packed ten thousand times smaller."""
 
 
 def bare(name: str) -> str:
@@ -57,11 +59,11 @@ def unpack_file(path: Path, folder: Path, note: Callable[[str], None]) -> Path:
     unpacker = zstd.ZstdDecompressor()
     with open(path, "rb") as packed, open(target, "wb") as file:
         while piece := packed.read(PIECE):
-            while piece:
+            while piece or not (unpacker.eof or unpacker.needs_input):
                 if unpacker.eof:  # one file may hold several frames
                     unpacker = zstd.ZstdDecompressor()
                 try:
-                    file.write(unpacker.decompress(piece))
+                    file.write(unpacker.decompress(piece, MOST))
                 except zstd.ZstdError as error:
                     note(
                         f"{path.name} cannot be decompressed from byte {packed.tell() - len(piece)} of {size}: {error}"

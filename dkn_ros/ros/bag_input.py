@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -118,14 +119,21 @@ class BagInput:
         known = {(c.topic, c.msgtype): c for c in self.connections}
         for part in self._parts:
             chosen = [c for c in part.connections if topics is None or c.topic in topics]
-            for connection, timestamp, data in _guarded(part.messages(chosen, start, stop)) if chosen else ():
-                yield known[connection.topic, connection.msgtype], timestamp, data
+            if not chosen:
+                continue
+            with _alone(part) as own:
+                for connection, timestamp, data in _guarded(own.messages(chosen, start, stop)):
+                    yield known[connection.topic, connection.msgtype], timestamp, data
 
     def _opened(self) -> list[Any]:
         files = self._files()
         if any(file.suffix == SUFFIX for file in files):
             folder = Path(self._open.enter_context(TemporaryDirectory(prefix="dkn_bag_")))
-            files = [unpack_file(f, folder, self.losses.append) if f.suffix == SUFFIX else f for f in files]
+            try:
+                files = [unpack_file(f, folder, self.losses.append) if f.suffix == SUFFIX else f for f in files]
+            except OSError as error:
+                where = f"{folder} was to take the decompressed files; TMPDIR names another place"
+                raise OSError(error.errno, f"{error.strerror}: {where}") from error
         return [self._part(file) for file in files]
 
     def _part(self, file: Path) -> Any:
@@ -154,6 +162,8 @@ class BagInput:
             strange = (self.path / name).exists()
             self.losses.append(f"{name} is {'not read: it is no .mcap or .db3 file' if strange else 'missing'}")
         listed = [bare(name) for name in names if bare(name) in there] or sorted(there, key=_by_number)
+        for name in sorted(there.keys() - set(listed), key=_by_number):
+            self.losses.append(f"{there[name].name} is not read: metadata.yaml does not list it")
         return [there[name] for name in listed]
 
     def _merged(self) -> list[Connection]:
@@ -166,6 +176,19 @@ class BagInput:
                 before = merged.get(key) or _as_played(connection, *described.get(key, ([], "")))
                 merged[key] = before._replace(msgcount=before.msgcount + connection.msgcount)
         return list(merged.values())
+
+
+@contextmanager
+def _alone(part: Any) -> Iterator[Any]:
+    """The file with a position of its own: rosbags reads an .mcap without chunks through one that all passes share."""
+    storage = getattr(part, "storage", None)
+    if storage is None or getattr(storage, "chunks", True):
+        yield part
+        return
+    with open(part.path, "rb") as file:
+        own = copy(storage)
+        own.bio = file
+        yield own
 
 
 def _guarded(messages: Iterator[Item]) -> Iterator[Item]:

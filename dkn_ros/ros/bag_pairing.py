@@ -38,6 +38,7 @@ def synchroniser_of(
         seen = _first(bag, store, topics, None)
     for timestamp, topic, stamp in seen:
         synchroniser.add(topic, stamp, None, timestamp)
+    synchroniser.settle()
     synchroniser.rest()
     pairs.clear()
     # For what comes after stamps that went back, and for recordings of so few images that no period is measured.

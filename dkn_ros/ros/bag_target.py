@@ -29,16 +29,20 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM leaves the block as an exception does, so that what it has on the disk vanishes."""
-    before = signal.getsignal(signal.SIGTERM)
+def ended_in_order() -> Iterator[None]:
+    """A signal that ends the process leaves the block as an exception does, so that what it has on the disk vanishes.
+
+    SIGTERM, and SIGHUP of a terminal that closes; not those that somebody chose to ignore, as nohup does.
+    """
+    there = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    taken = [number for number in there if signal.getsignal(number) == signal.SIG_DFL]
     try:
-        if before == signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        for number in taken:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
         yield
     finally:
-        if before == signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -58,6 +58,8 @@ def choose(bag: BagInput, store: Any, config: BagConfig) -> Topics:
         rgb = rgb or _only(encodings, depth, (COLOUR, GREY), "colour", "--rgb", bag, store)
         depth = depth or _only(encodings, rgb, (DEPTH, ("mono16",)), "depth", "--depth", bag, store)
     given = preset if preset and not config.rgb else None
+    if rgb == depth:
+        raise BagError(f"{rgb} is to be both colour and depth; wanted: another topic for one, by --rgb or --depth")
     camera_info = _info(bag, "--camera-info", config.camera_info, given.rgb_info_topic if given else "", rgb)
     given = preset if preset and not config.depth else None
     depth_info = _info(bag, "--depth-info", config.depth_info, given.depth_info_topic if given else "", depth)

@@ -79,6 +79,11 @@ class Rhythm:
             periods, self.offset = self._before_rest
             self.periods = list(periods)
 
+    def settle(self) -> None:
+        """Take the offset anew from all the latest stamps: of the first few jitter can choose the side."""
+        self.offset = None
+        self.offset = self._measured_offset()
+
     def rest(self) -> None:
         """No stamp comes for a while; until they are measured anew, periods and offset are what they were before."""
         if self._before_rest is None:

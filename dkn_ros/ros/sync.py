@@ -118,6 +118,12 @@ class PairSynchroniser:
             self._rhythm.assumed_period = period_ns
             self._matcher.tune(self._rhythm, self._slop_ns)
 
+    def settle(self) -> None:
+        """Take the offset anew from all the latest stamps, not as it was followed from the first few on."""
+        with self._lock:
+            self._rhythm.settle()
+            self._matcher.tune(self._rhythm, self._slop_ns)
+
     def add_rgb(self, message: Any, arrival_ns: int) -> None:
         """Take a colour message (anything with header.stamp) that arrived at `arrival_ns` on the node's clock."""
         self.add(RGB, stamp_ns(message.header.stamp), message, arrival_ns)
