@@ -113,7 +113,7 @@ def test_a_parameter_file_of_mine_changes_only_what_it_states(tmp_path: Path, sm
         process.wait_for_log("there is no parameter min_deph, so it has no effect; did you mean min_depth?")
         request = GetParameters.Request(names=["max_depth", "min_depth", "registration"])
         farthest, nearest, registration = peer.call(GetParameters, "/dkn_node/get_parameters", request).values
-    assert (farthest.integer_value, nearest.double_value, registration.string_value) == (4, 0.4, "on")
+    assert (farthest.double_value, nearest.double_value, registration.string_value) == (4.0, 0.4, "on")
 
 
 def test_a_parameter_file_that_is_not_there_is_named() -> None:
@@ -122,7 +122,9 @@ def test_a_parameter_file_that_is_not_there_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "topics"), [("node", shared.INPUTS), ("sim_camera", shared.CAMERA_OUTPUTS)], ids=["node", "camera"]
+    ("module", "topics"),
+    [("subscriptions", shared.INPUTS), ("sim_camera", shared.CAMERA_OUTPUTS)],
+    ids=["node", "camera"],
 )
 def test_remapped_topics_are_those_of_the_source(module: str, topics: dict[str, str]) -> None:
     """Runs without rclpy: the names are read from the source text."""

@@ -352,13 +352,15 @@ def test_a_lazy_node_that_cannot_subscribe_lives_on_and_says_so(
     node.trigger_activate()
     patch = deaf(node, monkeypatch)
     listener = peer.node.create_subscription(Image, OUTPUT, lambda _: None, 1)
-    peer.until(lambda: node.complaint, "a complaint")
-    assert node.complaint.startswith("cannot subscribe to /in/depth/image") and not node.inputs
-    level, message = node._at_rest()
-    assert level == Level.ERROR and message == f"active: {node.complaint}"
+    peer.until(lambda: node._at_rest()[0] == Level.ERROR, "a complaint")
+    said = node._at_rest()[1]
+    assert said.startswith("active: cannot subscribe to /in/depth/image") and not node.inputs and node.complaint == ""
+    peer.spin(lambda: False, 1.5)
+    assert node._at_rest() == (Level.ERROR, said), "the next try failed, too"
     peer.node.destroy_subscription(listener)
-    patch.__exit__(None, None, None)
-    peer.spin(lambda: False, 0.5)
+    peer.until(lambda: node._at_rest()[0] == Level.OK, "nothing to complain of, where nobody listens")
     peer.node.create_subscription(Image, OUTPUT, lambda _: None, 1)
-    peer.until(lambda: bool(node.inputs), "subscriptions")
-    assert node.complaint == ""
+    peer.until(lambda: node._at_rest()[0] == Level.ERROR, "a complaint")
+    patch.__exit__(None, None, None)
+    peer.until(lambda: bool(node.inputs), "subscriptions, by themselves")
+    assert node._at_rest()[0] == Level.OK

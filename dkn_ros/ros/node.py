@@ -74,6 +74,7 @@ class DknNode(ManagedNode):
         self.frames: Frames | None = None  # while active
         self.statistics = self._new_statistics()
         self.inputs = Subscriptions(self, self._on_rgb, self._on_depth)  # while active and awake
+        self._deaf = ""  # why it cannot subscribe though somebody listens
         self._lookup = tf_lookup(self)
         self.monitor = Monitor(self)
         before_set(self, functools.partial(parameters.taken, (PipelineConfig, NodeConfig)))
@@ -176,12 +177,14 @@ class DknNode(ManagedNode):
     # Subscriptions: there while the node is active and somebody listens.
 
     def _follow_listeners(self) -> None:
-        """Called while the node spins: where it cannot subscribe it lives on and says so."""
+        """Called while the node spins: where it cannot subscribe it lives on, says so, and tries again in a second."""
+        said, self._deaf = self._deaf, ""
         try:
             self._hear_if_heard()
         except Exception as error:
-            self.complaint = str(error)
-            self.get_logger().error(self.complaint)
+            self._deaf = str(error)
+            if said != self._deaf:
+                self.get_logger().error(self._deaf)
 
     def _hear_if_heard(self) -> None:
         """Subscribe if somebody listens, and else not; raises what stands in the way."""
@@ -192,7 +195,6 @@ class DknNode(ManagedNode):
             return
         if wanted:
             self.inputs.begin(qos(self.config.input_reliability, self.config.queue_size))
-            self.complaint = ""
         else:
             self.inputs.end()
             self.equipment.synchroniser.rest()
@@ -263,7 +265,9 @@ class DknNode(ManagedNode):
             "camera_info": about_camera_info(rgb is not None, e.registering.lacking),
             "registration": e.registering.about or registration(rgb, depth),
         }
-        if self.complaint or self.frames is None:
+        if self._deaf:
+            self._follow_listeners()
+        if self.complaint or self._deaf or self.frames is None:
             self.monitor.tell(*self._at_rest(), str(pipeline.device), lifecycle | about)
             return
         asleep = "" if self.inputs else self._asleep()
@@ -275,8 +279,8 @@ class DknNode(ManagedNode):
         )
 
     def _at_rest(self) -> tuple[Level, str]:
-        if self.complaint:
-            return Level.ERROR, f"{self.state}: {self.complaint}"
+        if self.complaint or self._deaf:
+            return Level.ERROR, f"{self.state}: {self.complaint or self._deaf}"
         if self.state == "finalized":
             return Level.OK, "finalized: does not work again; start the process anew"
         return Level.OK, f"{self.state}: waits for a lifecycle transition"

@@ -132,7 +132,7 @@ class Registering:
             return None
         try:
             if rgb is None or other is None:
-                raise self._absence(frames)
+                raise self._absence(frames, lacking)
             found = self._registration(depth_size, colour_size, frames, (rgb, other))
         except ImageError as error:
             self.about = str(error)
@@ -174,13 +174,13 @@ class Registering:
             raise self._refusal(frames, f"no transform between them: {found}")
         return self._transforms[frames]
 
-    def _absence(self, frames: tuple[str, str]) -> ImageError:
+    def _absence(self, frames: tuple[str, str], lacking: Sequence[str]) -> ImageError:
         """Which camera_info has not come, from where, and how to take another one."""
-        why = f"camera_info of {' and '.join(CAMERAS[camera] for camera in self.lacking)} has not come"
+        why = f"camera_info of {' and '.join(CAMERAS[camera] for camera in lacking)} has not come"
         if self._resolve is None:
-            flags = " and ".join({"rgb": "--camera-info", "depth": "--depth-info"}[camera] for camera in self.lacking)
+            flags = " and ".join({"rgb": "--camera-info", "depth": "--depth-info"}[camera] for camera in lacking)
             return self._refusal(frames, why, f"name its topic with {flags}, or record with the driver's registration")
-        names = [info_topic(camera) for camera in self.lacking]
+        names = [info_topic(camera) for camera in lacking]
         why += f" on {' and '.join(map(self._resolve, names))}"
         return self._refusal(frames, why, f"{remapping(names)}, or turn on the driver's registration")
 
