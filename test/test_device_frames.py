@@ -335,6 +335,50 @@ def test_memory_that_is_short_goes_to_the_frame_at_hand(
     assert frames.closed
 
 
+class Immediate:
+    """Lanes on which work is done as it is submitted, and fails there, as to submit it to a GPU fails."""
+
+    device = torch.device("cpu")
+
+    def __getitem__(self, name: str) -> Immediate:
+        return self
+
+    def submit(self, work: Any) -> None:
+        with torch.inference_mode():
+            work()
+
+    def mark(self) -> Immediate:
+        return self
+
+    def wait(self, mark: Any = None) -> None: ...
+
+    def since(self, earlier: Any) -> float:
+        return 0.0
+
+    def settle(self) -> None: ...
+
+    drain = close = settle
+
+
+def test_memory_that_is_short_of_graphs_goes_on_without_them(
+    pipeline: Pipeline, way: Way, recorder: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is captured is kept between two frames; the CPU takes over only where the work itself does not fit."""
+    rgb, depth = images(0)
+    wanted = one_by_one(pipeline, rgb, depth)[0]
+    if way is HERE:
+        monkeypatch.setattr(device_frames, "lanes_of", lambda device: Immediate())
+
+    def short(work: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(recorder, "record", short)
+    for _ in range(3):
+        np.testing.assert_array_equal(pipeline.enhance(rgb, depth).depth, wanted)
+    assert pipeline.path == str(way) and len(pipeline.notes) == 1
+    assert "captures no graph: CUDA out of memory; goes on without" in pipeline.notes[0]
+
+
 def test_other_settings_of_the_engine_and_a_release_begin_anew(pipeline: Pipeline, recorder: Counting) -> None:
     rgb, depth = images(0)
     wanted = pipeline.enhance(rgb, depth).depth

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import check_depth
 from dkn_ros.device import return_freed_memory
-from dkn_ros.engine import NUMBA, Engine
+from dkn_ros.engine import NUMBA, Engine, first_line
 from dkn_ros.frame import Enhanced, Guidance
 from dkn_ros.gpu.frame import Frame, Plan, settings_of
 from dkn_ros.gpu.graphs import CudaRecorder, Recorder
@@ -154,16 +154,28 @@ class DeviceFrames:
             self._lanes.close()
 
     def _with_memory(self, work: Callable[[], Result]) -> Result:
-        """What `work` gives; where memory is short, at the second try without what is kept for other frames."""
+        """What `work` gives; where memory is short, without what is kept for other frames, and then without graphs."""
         try:
             return work()
         except torch.OutOfMemoryError:
             if not self._stream.kinds:
                 raise
         # Here, not above: there the error still holds the frame's tensors.
+        self._free()
+        try:
+            return work()
+        except torch.OutOfMemoryError as error:
+            if self._recorder is None:
+                raise
+            reason = first_line(error)
+        self._recorder = None  # a graph keeps what its work needs between two frames too
+        self._refused(reason)
+        self._free()
+        return work()
+
+    def _free(self) -> None:
         self._stream.release()
         return_freed_memory()
-        return work()
 
     @contextmanager
     def _closed_if_it_fails(self) -> Iterator[None]:
