@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dkn_ros.lattice import Margins
 from dkn_ros.pipeline import Pipeline
 from dkn_ros.postprocess import reach
 from dkn_ros.preprocess import Target, check_rgb, shrink
-from dkn_ros.resolution import Margins
 from dkn_ros.sampling import WINDOW, deformable_average
 
 FloatImage = NDArray[np.float32]
@@ -113,19 +113,23 @@ def explain(
     rows, columns = image.shape
     step = width / columns, height / rows
     found = [_explain_pixel(pipeline, made, image, x + left, y + top, step) for x, y in pixels]
-    return [_without(explained, margins) for explained in found]
+    return [_without(explained, margins, (height, width)) for explained in found]
 
 
-def _without(explained: Explanation, margins: Margins) -> Explanation:
-    """As seen on the images without their margins."""
+def _without(explained: Explanation, margins: Margins, wide: tuple[int, int]) -> Explanation:
+    """As seen on the images without their margins; wide: height and width with them.
+
+    Where the network's pixels are larger than one, the margins of the depth are cut to whole ones of them.
+    """
     (x, y), (across, down) = explained.centre, explained.step
+    rows, columns = round((wide[0] - margins.bottom) / down), round((wide[1] - margins.right) / across)
     return replace(
         explained,
         x=explained.x - margins.left,
         y=explained.y - margins.top,
         positions=explained.positions - (margins.left, margins.top),
         centre=(x - margins.left, y - margins.top),
-        depth=explained.depth[round(margins.top / down) :, round(margins.left / across) :],
+        depth=explained.depth[round(margins.top / down) : rows, round(margins.left / across) : columns],
     )
 
 

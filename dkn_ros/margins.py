@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from dkn_ros.buffers import Buffers
 from dkn_ros.frame import Enhanced
-from dkn_ros.resolution import FULL, NO_MARGINS, Margins, Resolution
+from dkn_ros.lattice import NO_MARGINS, Margins
+from dkn_ros.resolution import FULL, Resolution
 
 FloatImage = NDArray[np.float32]
 Enhance = Callable[[NDArray[np.uint8], NDArray, FloatImage, FloatImage | None], Enhanced]
@@ -39,51 +40,55 @@ class Framing:
     def __init__(self, resolution: Resolution) -> None:
         self._resolution = resolution
         self._margins: dict[tuple[int, ...], Margins] = {}
-        self._colour: tuple[NDArray[np.uint8], Margins, NDArray[np.uint8]] | None = None
+        self._irregular: set[tuple[int, ...]] = set()
+        # Until the next frame alone: who writes the next picture into the same array must not see this one.
+        self._early: tuple[NDArray[np.uint8], Margins, NDArray[np.uint8]] | None = None
         self._buffers = Buffers()
 
     def release(self) -> None:
         """Free the arrays that are kept for the next frame."""
-        self._buffers, self._colour = Buffers(), None
+        self._buffers, self._early = Buffers(), None
 
     def forget(self) -> None:
         """What comes next is of another camera."""
         self._margins.clear()
+        self._irregular.clear()
 
     def of(self, rgb: NDArray[np.uint8], depth_size: tuple[int, ...]) -> Margins:
         """The margins of images like these, by what is known so far.  Depth of another size than colour has none."""
         return self._margins.get(depth_size, NO_MARGINS) if depth_size == rgb.shape[:2] else NO_MARGINS
 
-    def colour(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A colour image with its margins, the same array for the same image; that image itself if it has none."""
+    def early(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A colour image with the margins that are known; it will be the same array in the next frame, if they hold."""
         margins = self.of(rgb, rgb.shape[:2])
-        if margins == NO_MARGINS:
-            return rgb
-        if self._colour is None or self._colour[0] is not rgb or self._colour[1] != margins:
-            # A new array: what the guidance tower saw in the last one is told apart by it.
-            self._colour = rgb, margins, _around(rgb, margins, cv2.BORDER_REPLICATE)
-        return self._colour[2]
+        wide = _around(rgb, margins, cv2.BORDER_REPLICATE)
+        self._early = rgb, margins, wide
+        return wide
 
     def around(self, rgb: NDArray[np.uint8], depth: NDArray) -> tuple[NDArray[np.uint8], NDArray, Margins]:
         """Both images with the margins that this very depth needs, in which the resolution was just looked for."""
         form = self._resolution.form(depth.shape)
         if form is None or depth.shape != rgb.shape[:2] or form.margins == NO_MARGINS:
             return rgb, depth, NO_MARGINS
-        self._margins[depth.shape] = form.margins
-        return self.colour(rgb), _around(depth, form.margins, cv2.BORDER_CONSTANT), form.margins
+        margins = form.margins
+        return _around(rgb, margins, cv2.BORDER_REPLICATE), _around(depth, margins, cv2.BORDER_CONSTANT), margins
 
     def run(
         self, enhance: Enhance, rgb: NDArray[np.uint8], depth: NDArray, out: FloatImage, confidence: FloatImage | None
     ) -> Enhanced:
         """What `enhance` makes of the images with their margins, cut back to them; images as in `Pipeline.enhance`.
 
-        The frame that shows that the margins are others than those before it is done again with them.
+        The frame that shows that the margins are others than those before it is done again with them.  Where they do
+        not hold in that very frame, blocks are not as regular as they seemed, and images of that size get none.
         """
-        for _ in range(2):
+        margins = self.of(rgb, depth.shape)
+        made = self._within(enhance, margins, rgb, depth, out, confidence)
+        self._early = None
+        if self._learn(margins, rgb, depth.shape):
             margins = self.of(rgb, depth.shape)
             made = self._within(enhance, margins, rgb, depth, out, confidence)
-            if not self._learn(margins, rgb, depth.shape):
-                break
+            if self._learn(margins, rgb, depth.shape) and margins != NO_MARGINS:
+                self._irregular.add(depth.shape)
         return made
 
     def _within(
@@ -95,7 +100,12 @@ class Framing:
         size = margins.size(depth.shape)
         wide = self._buffers.array("depth", size)
         sure = None if confidence is None else self._buffers.array("confidence", size)
-        made = enhance(self.colour(rgb), _around(depth, margins, cv2.BORDER_CONSTANT), wide, sure)
+        early = self._early
+        if early is not None and early[0] is rgb and early[1] == margins:
+            colour = early[2]
+        else:
+            colour = _around(rgb, margins, cv2.BORDER_REPLICATE)
+        made = enhance(colour, _around(depth, margins, cv2.BORDER_CONSTANT), wide, sure)
         inside = margins.inside(depth.shape)
         np.copyto(out, wide[inside])
         if confidence is not None and sure is not None:
@@ -105,7 +115,7 @@ class Framing:
     def _learn(self, margins: Margins, rgb: NDArray[np.uint8], given: tuple[int, ...]) -> bool:
         """Take note of what a frame with these margins showed; returns whether it needs others."""
         form = self._resolution.form(margins.size(given))
-        if form is None or given != rgb.shape[:2]:
+        if form is None or given != rgb.shape[:2] or given in self._irregular:
             return False
         if margins == NO_MARGINS:
             self._margins[given] = form.margins

@@ -35,13 +35,13 @@ from dkn_ros.gpu.device_frames import OnDevice
 from dkn_ros.gpu.stream import PLACES
 from dkn_ros.gpu.work import Outputs
 from dkn_ros.intake import Intake
+from dkn_ros.lattice import NO_MARGINS, Margins
 from dkn_ros.models.fdkn import Heads, pad
 from dkn_ros.passes import filter_target, guess_holes
 from dkn_ros.postprocess import LEAST_SHARE, back_project, forget_beyond, reach
 from dkn_ros.preprocess import Target, check_rgb, guidance_image, shrink, target_image, working_size
 from dkn_ros.registration import Registration
 from dkn_ros.resampling import resample
-from dkn_ros.resolution import NO_MARGINS, Margins
 from dkn_ros.traits import coarser, traits_of
 from dkn_ros.weights import load_model
 
@@ -247,7 +247,7 @@ class Pipeline:
         self._begin()
         margins = self._intake.framing.of(rgb, depth_size)
         if registration is None and margins != NO_MARGINS:
-            rgb, depth_size = self._intake.framing.colour(rgb), margins.size(depth_size)
+            rgb, depth_size = self._intake.framing.early(rgb), margins.size(depth_size)
         return self._ladder.run(lambda: self._look(rgb, depth_size, registration))
 
     def _look(self, rgb: NDArray[np.uint8], depth_size: tuple[int, int], registration: Registration | None) -> Guidance:

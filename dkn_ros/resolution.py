@@ -26,18 +26,12 @@ from numpy.typing import NDArray
 
 from dkn_ros.buffers import Buffers
 from dkn_ros.compiled import any_image, compiled
+from dkn_ros.lattice import FEWEST, LARGEST_RATIO, LEAST_RATIO, NO_MARGINS, Margins, lattice, margins_of
 
 FloatImage = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 
 AUTO, FULL = "auto", "full"
-LEAST_RATIO = 1.2
-"""Nearer to 1 the work of taking depth back is worth nothing."""
-LARGEST_RATIO = 16
-FEWEST = 12
-"""So many blocks or sparse rows must be seen along an axis before they count as regular."""
-REGULAR = 0.9
-"""Share of an axis that blocks of one size, or of two that differ by a pixel, must cover."""
 ISOLATED = 0.5
 """Depth is sparse where less than this share of the valid pixels has a valid one to its right."""
 STRETCHED = 1.5
@@ -45,29 +39,7 @@ STRETCHED = 1.5
 makes: where it was projected with a parallax, nearly every column has some pixel."""
 SAME_SURFACE = 0.02
 """Measurements that fall together are averaged where they differ by no more than this share of the depth."""
-BESIDE = 0.7
-"""Pixels by which a grid may lie beside that of the whole image, or end before or behind it."""
 COVERS = (AUTO, "all", "top")
-
-
-class Margins(NamedTuple):
-    """Pixels around an image."""
-
-    left: int = 0
-    top: int = 0
-    right: int = 0
-    bottom: int = 0
-
-    def size(self, given: tuple[int, ...]) -> tuple[int, int]:
-        """Height and width of an image with its margins."""
-        return given[0] + self.top + self.bottom, given[1] + self.left + self.right
-
-    def inside(self, given: tuple[int, ...]) -> tuple[slice, slice]:
-        """Where in it an image of height and width `given` lies."""
-        return slice(self.top, self.top + given[0]), slice(self.left, self.left + given[1])
-
-
-NO_MARGINS = Margins()
 
 
 class Form(NamedTuple):
@@ -96,57 +68,20 @@ def form_from(columns: Flags, rows: Flags, valid: int, followed: int, cells: int
     if followed < ISOLATED * valid:
         if filled == 0:  # no block that tells how dense it is
             cells, filled = height * width, max(valid, 1)
-        axes = _lattice(columns[0]), _lattice(rows[0])
+        axes = lattice(columns[0]), lattice(rows[0])
         ratios, dense = (axes[0][0], axes[1][0]), cells / filled
         stretched = max(ratios) / min(ratios) > STRETCHED and not 1 / STRETCHED < dense / math.prod(ratios) < STRETCHED
         if min(ratios) < LEAST_RATIO or stretched:  # on no lattice, as where it was projected from another place
             ratios, margins = (math.sqrt(dense),) * 2, NO_MARGINS
         else:  # a pixel lies in the middle of what it stands for, of an even number behind it
-            margins = _margins(width, height, *((pitch, place - (pitch / 2 - 0.25)) for pitch, place in axes))
+            margins = margins_of(width, height, *((pitch, place - (pitch / 2 - 0.25)) for pitch, place in axes))
         name = "sparse"
     else:
-        axes, name = (_lattice(columns[1]), _lattice(rows[1])), "replicated"
-        ratios, margins = (axes[0][0], axes[1][0]), _margins(width, height, *axes)
+        axes, name = (lattice(columns[1]), lattice(rows[1])), "replicated"
+        ratios, margins = (axes[0][0], axes[1][0]), margins_of(width, height, *axes)
     if min(ratios) < LEAST_RATIO:
         return Form(FULL, width, height)
     return Form(name, max(1, round(width / ratios[0])), max(1, round(height / ratios[1])), margins)
-
-
-def _margins(width: int, height: int, across: tuple[float, float], down: tuple[float, float]) -> Margins:
-    """Of an image; across, down: the pitch along each axis, and where some cell begins."""
-    (left, right), (top, bottom) = _sides(width, *across), _sides(height, *down)
-    return Margins(left, top, right, bottom)
-
-
-def _sides(length: int, pitch: float, place: float) -> tuple[int, int]:
-    """Pixels before and behind an axis such that cells of `pitch`, one of which begins at `place`, cover it."""
-    before = -place % pitch
-    before = 0.0 if min(before, pitch - before) < BESIDE else before
-    cells = math.ceil((length + before - BESIDE) / pitch)
-    behind = cells * pitch - before - length
-    return round(before), round(behind) if behind >= BESIDE else 0
-
-
-def _lattice(marked: Flags) -> tuple[float, float]:
-    """Mean distance of the marked places where they follow each other regularly, 1 where they do not; one of them."""
-    places = np.flatnonzero(marked)
-    lengths = np.diff(places)
-    if len(lengths) < FEWEST - 1:
-        return 1.0, 0.0
-    typical = int(np.median(lengths))
-    # Blocks of a ratio that is no whole number differ by one pixel; of which two lengths, the median leaves open.
-    alike = [(lengths == shortest) | (lengths == shortest + 1) for shortest in (typical, typical - 1)]
-    like = max(alike, key=lambda these: lengths[these].sum())
-    pitch = float(lengths[like].mean())
-    if lengths[like].sum() < REGULAR * lengths.sum() or pitch > LARGEST_RATIO:
-        return 1.0, 0.0
-    # By a straight line through all of them: of ratios that are not whole each lies beside it by its rounding.
-    steps = np.where(like, 1, np.maximum(np.rint(lengths / pitch), 1))
-    number = np.concatenate([[0], np.cumsum(steps)])
-    line = np.polyfit(number, places, 1)
-    among = np.abs(np.polyval(line, number) - places) < 1  # but not the border of a block that was cut
-    fitted, place = np.polyfit(number[among], places[among], 1) if among.sum() >= FEWEST else line
-    return float(fitted), float(place)
 
 
 def pooled(depth: FloatImage, width: int, height: int, buffers: Buffers | None = None) -> FloatImage:

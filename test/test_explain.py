@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from dkn_ros import cli, figures_kernels
 from dkn_ros.config import PipelineConfig
 from dkn_ros.explain import Explanation, check_pixel, explain
+from dkn_ros.lattice import Margins
 from dkn_ros.pipeline import Pipeline
-from dkn_ros.resolution import Margins
 from dkn_ros.synthetic.degradation import lower
 from dkn_ros.synthetic.scene import Scene
 from dkn_ros.weights import save_weights

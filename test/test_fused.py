@@ -94,6 +94,20 @@ def test_a_wild_offset_reads_nothing_and_spoils_no_neighbour(make_model: MakeMod
     assert same.all() and not torch.equal(plain, spoiled)
 
 
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_weight_that_is_no_number_is_none_in_the_result(make_model: MakeModel, guided: bool) -> None:
+    """In its pixel and no other: a network that fails must not look as if it had not."""
+    model = make_model(guided=guided)
+    image = some_image(32, 24)
+    guidance, heads = random_heads(model, 6, 8), random_heads(model, 6, 8, seed=1)
+    plain = averaged(model, image, guidance, heads, logits=True)
+    heads[0][0, 5, 2, 3] = torch.nan  # the first sample of pixel 5 of a block: its second row, second column
+    found = averaged(model, image, guidance, heads, logits=True)
+    assert np.isfinite(plain).all() and np.argwhere(np.isnan(found)).tolist() == [[9, 13]]
+    known = np.isfinite(found)
+    np.testing.assert_array_equal(found[known], plain[known])
+
+
 def test_any_layout_is_read(make_model: MakeModel) -> None:
     model = make_model()
     target = torch.rand(1, 1, 24, 32)

@@ -9,11 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from test_resolution import noisy
 
+from dkn_ros import resolution
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import to_metres, to_millimetres
 from dkn_ros.frame import Enhanced
+from dkn_ros.lattice import NO_MARGINS, Margins
 from dkn_ros.pipeline import Pipeline
-from dkn_ros.resolution import FULL, NO_MARGINS, Margins, form_of, pooled
+from dkn_ros.resolution import FULL, Form, form_of, pooled
 from dkn_ros.synthetic.degradation import lower
 from dkn_ros.synthetic.scene import Scene
 from dkn_ros.synthetic.sensor import registered
@@ -71,6 +73,60 @@ def test_blocks_that_begin_at_the_corner_need_none(
     low = noisy(frame.depth[np.ix_(rows, columns)], rng)
     found = form_of(registered(low, WIDTH, HEIGHT, form))
     assert found is not None and found.margins == NO_MARGINS
+
+
+def waves(width: int, height: int) -> FloatImage:
+    """Metres of which no two neighbours are equal."""
+    y, x = np.indices((height, width))
+    noise = np.random.default_rng(0).standard_normal((height, width))
+    return (1.5 + 0.3 * np.sin(x / 7) + 0.2 * np.cos(y / 5) + 0.002 * noise).round(4).astype(np.float32)
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 4, 5, 8, 10])
+@pytest.mark.parametrize(
+    "holes",
+    [[], [(101, 203, 99, 251)], [(101, 203, 99, 251), (301, 353, 401, 455)], [(3, 17, 5, 121)]],
+    ids=["none", "a mask", "two masks", "a time stamp"],
+)
+def test_holes_need_not_follow_the_blocks(ratio: int, holes: list[tuple[int, int, int, int]]) -> None:
+    """As those of a filter that knows the robot's own arm do not: their borders lie inside blocks."""
+    depth = waves(640 // ratio, 480 // ratio).repeat(ratio, 0).repeat(ratio, 1)  # of whole blocks
+    for top, bottom, left, right in holes:
+        depth[top:bottom, left:right] = np.nan
+    found = form_of(depth)
+    assert found is not None and found.name == "replicated"
+    assert (found.width, found.height) == (640 // ratio, 480 // ratio)
+    assert found.margins == NO_MARGINS
+
+
+@pytest.mark.parametrize("form", ["replicate", "sparse"])
+@pytest.mark.parametrize("ratio", [1.5, 2.25, 2.4, 2.5, 8 / 3, 3.2, 3.3, 3.75, 4, 4.5, 6.4, 8, 12])
+def test_with_their_margins_images_need_no_others(form: str, ratio: float) -> None:
+    """Else every frame would be done twice: at any ratio, wherever the images were cut."""
+    width, height, rng = 320, 240, np.random.default_rng(1)
+    for _ in range(12):
+        left, top = rng.integers(0, 16, 2)
+        low = waves(int((width + 20) / ratio) + 3, int((height + 20) / ratio) + 3)
+        low[10:20, 10:20] = np.nan
+        if form == "replicate":
+            columns, rows = (
+                np.floor((np.arange(n) + o) / ratio).astype(int) for n, o in ((width, left), (height, top))
+            )
+            depth = low[np.ix_(rows, columns)].copy()
+        else:
+            depth = np.full((height, width), np.nan, np.float32)
+            columns, rows = (
+                np.floor((np.arange(n) + 0.5) * ratio - o).astype(int)
+                for n, o in ((low.shape[1], left), (low.shape[0], top))
+            )
+            x, y = (columns >= 0) & (columns < width), (rows >= 0) & (rows < height)
+            depth[np.ix_(rows[y], columns[x])] = low[np.ix_(y, x)]
+        found = form_of(depth)
+        assert found is not None
+        wide = np.full(found.margins.size(depth.shape), np.nan, np.float32)
+        wide[found.margins.inside(depth.shape)] = depth
+        again = form_of(wide)
+        assert again is not None and again.margins == NO_MARGINS and again.name == found.name
 
 
 def test_margins_lie_around_an_image() -> None:
@@ -133,6 +189,27 @@ def test_margins_follow_the_camera(pipeline: Pipeline, frame: Any) -> None:
         np.testing.assert_allclose(found, wanted[i], rtol=0, atol=2e-3, err_msg=str(i))
 
 
+def test_margins_that_do_not_hold_are_given_up(pipeline: Pipeline, frame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every frame would be done twice."""
+    sent = to_millimetres(frame.depth)
+    passes: list[int] = []
+    enhance = pipeline._enhance
+
+    def counted(*given: Any, **more: Any) -> Enhanced:
+        passes.append(1)
+        return enhance(*given, **more)
+
+    monkeypatch.setattr(pipeline, "_enhance", counted)
+    monkeypatch.setattr(resolution, "form_of", lambda depth: Form("replicated", 80, 60, Margins(1, 1, 1, 1)))
+    pipeline.forget_camera()
+    for wanted in (2, 1, 1, 1):
+        passes.clear()
+        pipeline.enhance(frame.rgb, sent)
+        assert len(passes) == wanted
+    monkeypatch.undo()
+    pipeline.forget_camera()
+
+
 def test_what_was_seen_early_is_used(pipeline: Pipeline, frame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     depth = to_millimetres(registered(lower(frame.depth, 4, "area"), WIDTH, HEIGHT, "replicate"))
     rgb, sent = cut(frame.rgb, 2, 1), cut(depth, 2, 1)
@@ -152,6 +229,18 @@ def test_what_was_seen_early_is_used(pipeline: Pipeline, frame: Any, monkeypatch
     assert looks == []
     other = pipeline.enhance(cut(frame.rgb, 1, 2), sent, seen).depth  # another image: looked at anew
     assert looks == [1] and not np.array_equal(other, wanted)
+
+
+def test_a_picture_in_the_same_array_is_another_picture(pipeline: Pipeline, frame: Any) -> None:
+    depth = to_millimetres(registered(lower(frame.depth, 4, "area"), WIDTH, HEIGHT, "replicate"))
+    sent, buffer = cut(depth, 2, 1), cut(frame.rgb, 2, 1)
+    pipeline.forget_camera()
+    pipeline.enhance(buffer, sent)
+    before = pipeline.enhance(buffer, sent).depth.copy()
+    buffer[:] = buffer[:, ::-1].copy()
+    after = pipeline.enhance(buffer, sent).depth
+    np.testing.assert_array_equal(after, pipeline.enhance(buffer.copy(), sent).depth)
+    assert np.abs(after - before).max() > 0.05
 
 
 def test_confidence_and_out_are_those_of_the_images(pipeline: Pipeline, frame: Any) -> None:
