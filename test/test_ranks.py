@@ -14,11 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
-from test_training import TINY, Interrupted, tiny
+from test_training import TINY, Interrupted, losing, tiny
 from torch import Tensor, nn
 
 from dkn_ros import training, validation
-from dkn_ros.batches import Batch
 from dkn_ros.models.fdkn import FDKN, FDKNOptions
 from dkn_ros.ranks import Ranks, SharedBatchNorm, place, share_norms
 from dkn_ros.training import Trainer
@@ -142,15 +141,8 @@ def test_two_processes_go_on_where_one_stopped_and_end_as_it_would_have(
     whole = Trainer(tiny(**plan), tmp_path / "whole")
     whole.run(progress=False)
 
-    step = Trainer.train_step
-
-    def lost(self: Trainer, batch: Batch) -> Tensor:
-        if self.step == 3:
-            raise Interrupted
-        return step(self, batch)
-
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Trainer, "train_step", lost)
+        patch.setattr(Trainer, "train_step", losing(3))
         Trainer(tiny(**plan), tmp_path / "parts").run(progress=False)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(plan))
     (tmp_path / "program.py").write_text(PROGRAM)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,18 @@ def averaged(trainer: Trainer) -> dict[str, float]:
 
 class Interrupted(Exception):
     """Stands for a lost machine."""
+
+
+def losing(at: int) -> Callable[[Trainer, Batch], Tensor]:
+    """In place of `Trainer.train_step`: the machine is lost at a step."""
+    step = Trainer.train_step
+
+    def lost(self: Trainer, batch: Batch) -> Tensor:
+        if self.step == at:
+            raise Interrupted
+        return step(self, batch)
+
+    return lost
 
 
 def test_loss_is_the_mean_absolute_error_with_filled_pixels_weighing_less() -> None:
@@ -268,14 +280,8 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     card = whole.run(progress=False)
 
     step = Trainer.train_step
-
-    def lost(self: Trainer, batch: Batch) -> Tensor:
-        if self.step == lost_at:
-            raise Interrupted
-        return step(self, batch)
-
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Trainer, "train_step", lost)
+        patch.setattr(Trainer, "train_step", losing(lost_at))
         Trainer(tiny(), tmp_path / "parts").run(progress=False)
     torch.manual_seed(99)  # another process has another generator
     resumed = Trainer(tiny(), tmp_path / "parts")
@@ -304,15 +310,8 @@ def test_a_training_on_a_gpu_goes_on_where_it_was(
     config = tiny(device="cuda", **changes)
     whole = Trainer(config, tmp_path / "whole")
     whole.run(progress=False)
-    step = Trainer.train_step
-
-    def lost(self: Trainer, batch: Batch) -> Tensor:
-        if self.step == 3:
-            raise Interrupted
-        return step(self, batch)
-
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Trainer, "train_step", lost)
+        patch.setattr(Trainer, "train_step", losing(3))
         Trainer(config, tmp_path / "parts").run(progress=False)
     resumed = Trainer(config, tmp_path / "parts")
     resumed.run(progress=False)
