@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from test_resolution import noisy
 
-from dkn_ros import resolution
+from dkn_ros import margins, resolution
 from dkn_ros.config import PipelineConfig
 from dkn_ros.depth import to_metres, to_millimetres
 from dkn_ros.frame import Enhanced
@@ -201,8 +201,9 @@ def test_margins_that_do_not_hold_are_given_up(pipeline: Pipeline, frame: Any, m
 
     monkeypatch.setattr(pipeline, "_enhance", counted)
     monkeypatch.setattr(resolution, "form_of", lambda depth: Form("replicated", 80, 60, Margins(1, 1, 1, 1)))
+    monkeypatch.setattr(margins, "PATIENCE", 3)
     pipeline.forget_camera()
-    for wanted in (2, 1, 1, 1):
+    for wanted in (2, 1, 1, 1, 2, 1):  # tried again after a while: it may have been that frame's fault
         passes.clear()
         pipeline.enhance(frame.rgb, sent)
         assert len(passes) == wanted

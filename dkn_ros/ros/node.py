@@ -136,7 +136,7 @@ class DknNode(ManagedNode):
             self.context.ok,
         )
         try:
-            self._hear_if_heard()
+            self._subscribe_for_listeners()
         except Exception:
             frames, self.frames = self.frames, None
             frames.stop(END_SECONDS)
@@ -180,13 +180,13 @@ class DknNode(ManagedNode):
         """Called while the node spins: where it cannot subscribe it lives on, says so, and tries again in a second."""
         said, self._deaf = self._deaf, ""
         try:
-            self._hear_if_heard()
+            self._subscribe_for_listeners()
         except Exception as error:
             self._deaf = str(error)
             if said != self._deaf:
                 self.get_logger().error(self._deaf)
 
-    def _hear_if_heard(self) -> None:
+    def _subscribe_for_listeners(self) -> None:
         """Subscribe if somebody listens, and else not; raises what stands in the way."""
         if self.equipment is None:
             return
